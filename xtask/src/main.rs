@@ -1,1 +1,57 @@
-fn main(){}
+//! `cargo xtask VERB`: set-up, guests, scenarios and packaging of ktls-trace.
+
+mod apt;
+mod command;
+mod dist;
+mod guest_image;
+mod initramfs;
+mod kernel;
+mod place;
+mod vm;
+mod vm_verb;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{place::Place, vm_verb::VmArguments};
+
+/// Set-up, guests, scenarios and packaging of ktls-trace
+///
+/// Fetched kernels and packages are kept in target/xtask, or where `KTLS_TRACE_CACHE` says.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Vm(VmArguments),
+    /// Builds the static release binary, target/dist/ktls-trace
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let Arguments { verb } = Arguments::parse();
+    match run(verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let place = Place::find()?;
+    match verb {
+        Verb::Vm(arguments) => vm_verb::run(&place, arguments),
+        Verb::Dist => {
+            println!("{}", dist::daemon(&place)?.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Fetches packages of any suite of the machine's own mirror through apt, with private lists, so that nothing on the machine changes.
+
+mod mirror;
+mod source;
+mod suite;
+
+pub(crate) use mirror::Mirrors;
+pub(crate) use suite::{Suite, dependency_names, unpack};

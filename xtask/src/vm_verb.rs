@@ -1,0 +1,180 @@
+//! `cargo xtask vm`: one command in one guest, as if it ran here.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Component, Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use xtask::{
+    frame::Frame,
+    job::{Action, Job},
+};
+
+use crate::{
+    guest_image::{Bootable, Programs},
+    kernel,
+    place::Place,
+    vm::{Ending, Machine},
+};
+
+/// Status when the time limit passes, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+/// Status when the guest dies.
+const DIED: u8 = 125;
+
+/// Boots a kernel, runs a command in it and returns its exit status
+///
+/// The command runs as root with PATH=/bin:/sbin, where ktls-trace and busybox's tools are; say `sh -c '…'` for a shell.
+/// Files it leaves below /out are brought back to target/xtask/vm-out. Exit status 124 means the time limit, 125 that
+/// the guest died; both show the end of the guest's console.
+#[derive(Debug, Args)]
+pub(crate) struct VmArguments {
+    /// Kernel series
+    #[arg(long, value_name = "SERIES", default_value = kernel::DEFAULT_SHORT)]
+    kernel: String,
+    /// Count instructions instead of time, on one processor: the same run takes the same guest time again
+    #[arg(long)]
+    icount: bool,
+    /// Processors
+    #[arg(long, value_name = "N", default_value_t = 2, conflicts_with = "icount", value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..))]
+    memory: u32,
+    /// Time limit in seconds, boot included
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+    /// Load no modules (tls, `tcp_diag`, GCM) before the command
+    #[arg(long)]
+    no_modules: bool,
+    /// Further file for the guest; may be given again
+    #[arg(long, value_name = "HOST:GUEST", value_parser = parse_put)]
+    put: Vec<(PathBuf, String)>,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+fn parse_put(text: &str) -> Result<(PathBuf, String), String> {
+    match text.rsplit_once(':') {
+        Some((host, guest)) if !host.is_empty() && guest.starts_with('/') => {
+            Ok((host.into(), guest.to_owned()))
+        }
+        _ => Err("expected HOST:GUEST with an absolute GUEST path".to_owned()),
+    }
+}
+
+/// Runs the verb; the status of the command is ours.
+pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
+    let VmArguments {
+        kernel,
+        icount,
+        smp,
+        memory,
+        timeout,
+        no_modules,
+        put,
+        command,
+    } = arguments;
+    let known = kernel::find(&kernel)?;
+    let programs = Programs::prepare(place)?;
+    let bootable = Bootable::prepare(place, known)?;
+    let machine = Machine {
+        smp,
+        memory_mib: memory,
+        icount,
+    };
+    let job = Job {
+        load_modules: !no_modules,
+        action: Action::Command { argv: command },
+    };
+    let directory = RunDirectory::create(place)?;
+
+    eprintln!("booting {} …", bootable.kernel.release);
+    let started = Instant::now();
+    let mut guest = bootable.boot(&programs, machine, &job, &put, &directory.0)?;
+    guest.limit(Duration::from_secs(timeout));
+    let ending = loop {
+        match guest.next()? {
+            Ok(frame) => show(place, frame, started)?,
+            Err(ending) => break ending,
+        }
+    };
+    Ok(match ending {
+        Ending::Exit(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        Ending::Died { .. } => {
+            eprintln!("{ending}");
+            ExitCode::from(DIED)
+        }
+        Ending::TimedOut { .. } => {
+            eprintln!("{ending}");
+            ExitCode::from(TIMED_OUT)
+        }
+    })
+}
+
+fn show(place: &Place, frame: Frame, started: Instant) -> Result<()> {
+    match frame {
+        Frame::Ready(_) => eprintln!("booted in {:.1} s", started.elapsed().as_secs_f64()),
+        Frame::Stdout(bytes) => {
+            let mut stdout = io::stdout().lock();
+            stdout
+                .write_all(&bytes)
+                .and_then(|()| stdout.flush())
+                .context("writing to stdout")?;
+        }
+        Frame::Stderr(bytes) => io::stderr()
+            .write_all(&bytes)
+            .context("writing to stderr")?,
+        Frame::File { path, contents } => {
+            save(&place.results("vm-out"), Path::new(&path), &contents)?
+        }
+        Frame::ScenarioStarted(_) | Frame::ScenarioResult(_) | Frame::Exit(_) => {}
+    }
+    Ok(())
+}
+
+/// Saves a file a guest sent, which must stay below `root`.
+fn save(root: &Path, relative: &Path, contents: &[u8]) -> Result<()> {
+    if !relative
+        .components()
+        .all(|component| matches!(component, Component::Normal(_)))
+    {
+        bail!(
+            "the guest sent a file with a strange path: {}",
+            relative.display()
+        );
+    }
+    let path = root.join(relative);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    }
+    fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("saved {}", path.display());
+    Ok(())
+}
+
+/// A directory for one boot's files, removed afterwards.
+#[derive(Debug)]
+pub(crate) struct RunDirectory(pub(crate) PathBuf);
+
+impl RunDirectory {
+    /// A new one below `target/xtask/run`.
+    pub(crate) fn create(place: &Place) -> Result<Self> {
+        let path = place.results("run").join(std::process::id().to_string());
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        // Left-overs are harmless, and the next run with this process id writes over them.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
