@@ -1,1 +1,15 @@
-//! x
+//! ktls-trace finds connections whose software kernel-TLS transmit is held back, says on one line
+//! why and what to do, and can prove it link by link.
+//!
+//! Data flows one way: [`kernel`], [`probe`] and [`sockdiag`] → [`observe`] → [`correlate`] →
+//! [`export`] and [`report`]. [`watch`] wires them; [`workload`] makes something to look at.
+
+pub mod correlate;
+pub mod export;
+pub mod kernel;
+pub mod observe;
+pub mod probe;
+pub mod report;
+pub mod sockdiag;
+pub mod watch;
+pub mod workload;

@@ -1,1 +1,50 @@
-fn main(){}
+//! The `ktls-trace` command.
+
+mod cli;
+
+use std::{io, process::ExitCode};
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Finds connections whose software kernel-TLS transmit is held back, and says why
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Command {
+    /// Say more on stderr; twice: also what the eBPF programs themselves say
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(cli::run::Args),
+    Repro(cli::repro::Args),
+    Doctor(cli::doctor::Args),
+    Schema(cli::schema::Args),
+}
+
+fn main() -> ExitCode {
+    let Command { verbose, verb } = Command::parse();
+    log_to_stderr(verbose);
+    match verb {
+        Verb::Run(args) => cli::run::run(&args, verbose >= 2),
+        Verb::Repro(args) => cli::repro::run(&args),
+        Verb::Doctor(args) => cli::doctor::run(&args),
+        Verb::Schema(_) => cli::schema::run(),
+    }
+}
+
+/// Sends the daemon's own diagnostics to stderr; `RUST_LOG` overrides the level.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        // The dependencies' own chatter helps nobody.
+        _ => "info,ktls_trace=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}

@@ -1,0 +1,286 @@
+//! The records that cross the ring buffer.
+//!
+//! Every record starts with a [`Header`]; `kind` says which one it is. A socket is named by the
+//! address of its `struct sock` and its generation (see [`Header::generation`]), because a cookie
+//! can be 0 until somebody asks for it. The address never leaves the daemon.
+
+/// A writer was refused: [`Refused`].
+pub const REFUSED: u32 = 1;
+/// A blocked writer went on: [`Resumed`].
+pub const RESUMED: u32 = 2;
+/// Held bytes left: [`Released`].
+pub const RELEASED: u32 = 3;
+/// The persist timer was armed: [`Header`] alone.
+pub const PERSIST_ARMED: u32 = 4;
+/// The persist timer fired: [`Refused`], as the state of the socket at that moment.
+pub const PERSIST_FIRED: u32 = 5;
+/// A zero-window probe was sent: [`Header`] alone.
+pub const ZERO_WINDOW_PROBE: u32 = 6;
+/// The socket is being closed by its owner: [`Header`] alone.
+pub const CLOSING: u32 = 7;
+
+/// Frames of the kernel stack that are kept with a release.
+pub const STACK_FRAMES: usize = 24;
+
+/// What every record starts with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Which record this is, one of the constants of this module.
+    pub kind: u32,
+    /// Size of the whole record in bytes.
+    pub size: u32,
+    /// When it happened, `CLOCK_MONOTONIC` in nanoseconds (`bpf_ktime_get_ns`).
+    pub time_ns: u64,
+    /// Address of the `struct sock`: an identity, never followed by the user side.
+    pub sk: u64,
+    /// When this socket came under suspicion, in nanoseconds, with the CPU in the lowest 8 bits:
+    /// no two sockets share it, not even two that had the same address one after the other.
+    pub generation: u64,
+}
+
+/// Bits of [`Snapshot::known`]: the member named was read on this kernel.
+pub mod known {
+    /// [`Snapshot::cookie`](super::Snapshot::cookie), and it was not 0.
+    pub const COOKIE: u32 = 1;
+    /// [`Snapshot::netns`](super::Snapshot::netns).
+    pub const NETNS: u32 = 1 << 1;
+    /// [`Snapshot::notsent_lowat`](super::Snapshot::notsent_lowat).
+    pub const LOWAT: u32 = 1 << 2;
+    /// [`Snapshot::nonagle`](super::Snapshot::nonagle).
+    pub const NONAGLE: u32 = 1 << 3;
+    /// [`Snapshot::pending`](super::Snapshot::pending).
+    pub const PENDING: u32 = 1 << 4;
+    /// [`Snapshot::probes_out`](super::Snapshot::probes_out).
+    pub const PROBES_OUT: u32 = 1 << 5;
+    /// [`Snapshot::tx_conf`](super::Snapshot::tx_conf).
+    pub const TX_CONF: u32 = 1 << 6;
+    /// [`Snapshot::tls_version`](super::Snapshot::tls_version).
+    pub const TLS_VERSION: u32 = 1 << 7;
+    /// [`Snapshot::cipher_type`](super::Snapshot::cipher_type).
+    pub const CIPHER: u32 = 1 << 8;
+    /// [`Snapshot::partial`](super::Snapshot::partial).
+    pub const PARTIAL: u32 = 1 << 9;
+    /// [`Snapshot::open_record`](super::Snapshot::open_record).
+    pub const OPEN_RECORD: u32 = 1 << 10;
+    /// [`Snapshot::snd_cwnd`](super::Snapshot::snd_cwnd).
+    pub const CWND: u32 = 1 << 11;
+    /// [`Snapshot::in_flight`](super::Snapshot::in_flight).
+    pub const IN_FLIGHT: u32 = 1 << 12;
+    /// [`Snapshot::tsq_flags`](super::Snapshot::tsq_flags).
+    pub const TSQ: u32 = 1 << 13;
+    /// The sequence numbers, window, MSS and `packets_out`: the members without which a snapshot
+    /// says nothing.
+    pub const TCP: u32 = 1 << 14;
+    /// [`Snapshot::wmem_queued`](super::Snapshot::wmem_queued) and
+    /// [`Snapshot::sndbuf`](super::Snapshot::sndbuf).
+    pub const MEM: u32 = 1 << 15;
+    /// The addresses and ports.
+    pub const TUPLE: u32 = 1 << 16;
+    /// [`Snapshot::notsent_lowat`](super::Snapshot::notsent_lowat) is the socket's own
+    /// (`TCP_NOTSENT_LOWAT`), not its namespace's.
+    pub const LOWAT_OWN: u32 = 1 << 17;
+}
+
+/// A socket as it was at one moment. A member counts only if its bit is set in `known`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// `sk->__sk_common.skc_cookie`.
+    pub cookie: u64,
+    /// `sk_tsq_flags`; bit 0 (`TSQF_THROTTLED`): the data waits for the queueing discipline.
+    pub tsq_flags: u64,
+    /// Which members were read: bits of [`known`].
+    pub known: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Source address; IPv4 in the first four bytes.
+    pub src: [u8; 16],
+    /// Destination address; IPv4 in the first four bytes.
+    pub dst: [u8; 16],
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u32,
+    /// Source port, host order.
+    pub src_port: u32,
+    /// Destination port, host order.
+    pub dst_port: u32,
+    /// TCP state (`TCP_ESTABLISHED` is 1).
+    pub state: u32,
+    /// Sequence number after the last byte that was queued.
+    pub write_seq: u32,
+    /// Sequence number of the next byte to be sent.
+    pub snd_nxt: u32,
+    /// First byte that was not acknowledged.
+    pub snd_una: u32,
+    /// The peer's window in bytes, counted from `snd_una`.
+    pub snd_wnd: u32,
+    /// `mss_cache` in bytes.
+    pub mss: u32,
+    /// Segments in flight.
+    pub packets_out: u32,
+    /// `tcp_packets_in_flight()`, in segments.
+    pub in_flight: u32,
+    /// Congestion window in segments.
+    pub snd_cwnd: u32,
+    /// `tcp_notsent_lowat()`: the socket's own value, or else the namespace's, in bytes.
+    pub notsent_lowat: u32,
+    /// `sk_wmem_queued` in bytes of memory.
+    pub wmem_queued: u32,
+    /// `sk_sndbuf` in bytes of memory.
+    pub sndbuf: u32,
+    /// `tp->nonagle`: 1 `TCP_NAGLE_OFF`, 2 `TCP_NAGLE_CORK`, 4 `TCP_NAGLE_PUSH`.
+    pub nonagle: u32,
+    /// `icsk_pending`: 1 retransmit, 3 persist (`ICSK_TIME_PROBE0`), 0 none.
+    pub pending: u32,
+    /// `icsk_probes_out`.
+    pub probes_out: u32,
+    /// `tls_context.tx_conf`: 0 base, 1 software, 2 device, 3 TOE.
+    pub tx_conf: u32,
+    /// TLS version on the wire: 0x0303, 0x0304.
+    pub tls_version: u32,
+    /// `TLS_CIPHER_…` of `linux/tls.h`.
+    pub cipher_type: u32,
+    /// 1 while TCP has taken only a part of a record (`partially_sent_record`).
+    pub partial: u32,
+    /// 1 if the application left a record open (`pending_open_record_frags`).
+    pub open_record: u32,
+    /// Set to 0; keeps the layout free of padding.
+    pub reserved: u32,
+}
+
+/// What the send hooks remember of a socket. Times and counts are 0 where nothing was seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Tx {
+    /// When the last send began, in nanoseconds; 0: no send was seen.
+    pub send_begin_ns: u64,
+    /// When TCP had taken the last complete record, in nanoseconds; 0: none was seen.
+    pub push_ns: u64,
+    /// Bytes asked for by the last send.
+    pub send_size: u64,
+    /// Complete records handed to TCP.
+    pub records: u64,
+    /// … of which with `MSG_MORE`.
+    pub records_more: u64,
+    /// Thread and process of the last send (`bpf_get_current_pid_tgid`).
+    pub pid_tgid: u64,
+    /// What the last send returned; only valid if `send_begin_ns` is not 0 and `sending` is 0.
+    pub send_ret: i64,
+    /// `msg_flags` of the last send.
+    pub send_flags: u32,
+    /// `flags` of the last `tls_push_sg`.
+    pub push_flags: u32,
+    /// Bytes that the last complete record put into the queue.
+    pub record_bytes: u32,
+    /// `write_seq` after the last complete record.
+    pub record_end_seq: u32,
+    /// `write_seq` when the running `tls_push_sg` began.
+    pub push_begin_seq: u32,
+    /// 1 while a send is running.
+    pub sending: u32,
+    /// 1 while `tls_push_sg` is running.
+    pub pushing: u32,
+    /// 1 if the last push went through a `sendpage` call (kernels before 6.5).
+    pub sendpage: u32,
+}
+
+impl Tx {
+    /// Nothing seen yet.
+    pub const NONE: Self = Self {
+        send_begin_ns: 0,
+        push_ns: 0,
+        send_size: 0,
+        records: 0,
+        records_more: 0,
+        pid_tgid: 0,
+        send_ret: 0,
+        send_flags: 0,
+        push_flags: 0,
+        record_bytes: 0,
+        record_end_seq: 0,
+        push_begin_seq: 0,
+        sending: 0,
+        pushing: 0,
+        sendpage: 0,
+    };
+}
+
+/// A writer was refused, or the persist timer fired: the socket at that moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// What every record starts with.
+    pub header: Header,
+    /// Thread and process that asked (`bpf_get_current_pid_tgid`); 0 where `current` is not the
+    /// writer (timers).
+    pub pid_tgid: u64,
+    /// `*timeo_p` in jiffies: 0 for a non-blocking writer.
+    pub timeo: i64,
+    /// Name of the thread that asked.
+    pub comm: [u8; 16],
+    /// What the send hooks remember.
+    pub tx: Tx,
+    /// The socket.
+    pub snapshot: Snapshot,
+}
+
+/// A blocked writer went on, or gave up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Resumed {
+    /// What every record starts with.
+    pub header: Header,
+    /// How long it waited, in nanoseconds.
+    pub waited_ns: u64,
+    /// What `sk_stream_wait_memory` returned: 0 or a negative errno.
+    pub ret: i64,
+}
+
+/// Held bytes left (`tcp_event_new_data_sent`): the first segment after a refusal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Released {
+    /// What every record starts with.
+    pub header: Header,
+    /// `snd_nxt` before the segment.
+    pub snd_nxt: u32,
+    /// Sequence number after the segment, or `snd_nxt` if it can't be read on this kernel.
+    pub end_seq: u32,
+    /// Bytes of stack that were read; negative if none could be.
+    pub stack_bytes: i64,
+    /// Return addresses, innermost first: they say by which path the bytes left.
+    pub stack: [u64; STACK_FRAMES],
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 32);
+    assert!(size_of::<Snapshot>() == 16 + 8 + 32 + 24 * 4);
+    assert!(size_of::<Tx>() == 7 * 8 + 8 * 4);
+    assert!(size_of::<Refused>() == 32 + 16 + 16 + size_of::<Tx>() + size_of::<Snapshot>());
+    assert!(size_of::<Resumed>() == 32 + 16);
+    assert!(size_of::<Released>() == 32 + 16 + 8 * STACK_FRAMES);
+};
+
+/// The state kept for a socket under suspicion, shared between the programs and, for its removal,
+/// the user side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Suspect {
+    /// When it came under suspicion, in nanoseconds.
+    pub generation: u64,
+    /// `write_seq` when it was last reported.
+    pub write_seq: u32,
+    /// `snd_nxt` when it was last reported.
+    pub snd_nxt: u32,
+    /// Ports when it came under suspicion (`skc_num` and `skc_dport`): another pair means that the
+    /// address was given to another socket.
+    pub ports: u32,
+    /// 1 while reported bytes have not left.
+    pub holding: u32,
+}
+
+const _: () = assert!(size_of::<Suspect>() == 24);
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), only integers, no padding (asserted above).
+unsafe impl aya::Pod for Suspect {}

@@ -1,0 +1,63 @@
+//! The maps, the read-only globals and the counters. Every map is bounded, and what does not fit is
+//! counted.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use ktls_trace_common::{
+    counter,
+    event::{Suspect, Tx},
+    filter::Filter,
+    layout::Layout,
+};
+
+/// Where things lie in this kernel; set by the user side before the programs are loaded.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUT: Layout = Layout::ABSENT;
+
+/// What to look at; set by the user side before the programs are loaded.
+#[unsafe(no_mangle)]
+pub(crate) static FILTER: Filter = Filter { tgid: 0, port: 0, netns: 0, reserved: 0 };
+
+/// Events on their way to the user side.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+
+/// What the send hooks remember of each socket. The oldest are forgotten first: that costs the
+/// history of an idle socket, never an event.
+#[map]
+pub(crate) static TX: LruHashMap<u64, Tx> = LruHashMap::with_max_entries(16384, 0);
+
+/// Sockets under suspicion. The user side takes them out again.
+#[map]
+pub(crate) static SUSPECTS: HashMap<u64, Suspect> = HashMap::with_max_entries(8192, 0);
+
+/// The counters of [`counter`].
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);
+
+/// Reads one member of [`LAYOUT`] as the user side set it.
+macro_rules! layout {
+    ($($member:ident).+) => {
+        // SAFETY: reads a static; volatile, because the loader changes it after compilation.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::LAYOUT.$($member).+) }
+    };
+}
+pub(crate) use layout;
+
+/// Adds one to a counter.
+#[inline(always)]
+pub(crate) fn count(slot: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: a slot of a per-CPU array that the lookup has just checked.
+        unsafe { *value += 1 };
+    }
+}
+
+/// The filter as the user side set it.
+#[inline(always)]
+pub(crate) fn filter() -> Filter {
+    // SAFETY: reads a static; volatile, because the loader changes it after compilation.
+    unsafe { core::ptr::read_volatile(&raw const FILTER) }
+}

@@ -1,0 +1,102 @@
+//! The persist timer is armed, fires, and perhaps a zero-window probe is sent.
+//!
+//! A persist timer that fires without a zero-window probe is the corked stall; with one, the peer's
+//! window is shut. These run in timer and softirq context: `current` means nothing here.
+
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+use ktls_trace_common::{
+    counter,
+    event::{self, Header},
+};
+
+use crate::{
+    maps::{EVENTS, SUSPECTS, TX, count, layout},
+    send::monotonic_ns,
+    sock::{self, Queue},
+    wait::{self, Suspicion},
+};
+
+/// `ICSK_TIME_PROBE0` of `include/net/inet_connection_sock.h`.
+const ICSK_TIME_PROBE0: u8 = 3;
+
+/// `void tcp_check_probe_timer(struct sock *sk)`: inlined on most kernels. It arms the timer if
+/// nothing is in flight and no timer is pending.
+#[kprobe]
+fn tcp_check_probe_timer(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<u64>(0)
+        && sock::member::<u32>(sk, layout!(tcp_packets_out)) == Some(0)
+        && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(0)
+    {
+        note(event::PERSIST_ARMED, sk);
+    }
+    0
+}
+
+/// `void sk_reset_timer(struct sock *sk, struct timer_list *timer, unsigned long expires)`: the one
+/// place where TCP arms a timer, right after `icsk_pending` was set.
+#[kprobe]
+fn sk_reset_timer(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<u64>(0)
+        && SUSPECTS.get_ptr(sk).is_some()
+        && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(ICSK_TIME_PROBE0)
+    {
+        note(event::PERSIST_ARMED, sk);
+    }
+    0
+}
+
+/// `void tcp_send_probe0(struct sock *sk)`: the persist timer fired.
+#[kprobe]
+fn tcp_send_probe0(ctx: ProbeContext) -> u32 {
+    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(tls) = sock::tls_context(sk) else { return 0 };
+    // SAFETY: read only; see `tx_of`.
+    let owner = unsafe { TX.get(sk) }.map_or(0, |tx| (tx.pid_tgid >> 32) as u32);
+    if !sock::wanted(sk, owner) {
+        return 0;
+    }
+    count(counter::PERSIST_FIRED);
+    let Some(queue) = Queue::read(sk) else { return 0 };
+    let now = monotonic_ns();
+    let generation = match wait::suspect(sk, &queue, now) {
+        Suspicion::New(generation) => generation,
+        Suspicion::Repeated => {
+            // SAFETY: read only.
+            match unsafe { SUSPECTS.get(sk) } {
+                Some(suspect) => suspect.generation,
+                None => return 0,
+            }
+        }
+        Suspicion::Lost => return 0,
+    };
+    wait::report(event::PERSIST_FIRED, sk, tls, now, generation, 0, -1);
+    0
+}
+
+/// `int tcp_xmit_probe_skb(struct sock *sk, int urgent, int mib)`: a zero-window probe is sent.
+#[kprobe]
+fn tcp_xmit_probe_skb(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg::<u64>(0) {
+        note(event::ZERO_WINDOW_PROBE, sk);
+    }
+    0
+}
+
+/// Sends a bare header for a socket that is under suspicion.
+#[inline(always)]
+pub(crate) fn note(kind: u32, sk: u64) {
+    // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
+    let Some(suspect) = (unsafe { SUSPECTS.get(sk) }) else { return };
+    if suspect.ports != sock::ports(sk) {
+        return;
+    }
+    if kind == event::ZERO_WINDOW_PROBE {
+        count(counter::ZERO_WINDOW_PROBE);
+    }
+    let Some(mut entry) = EVENTS.reserve::<Header>(0) else {
+        count(counter::LOST_RING);
+        return;
+    };
+    entry.write(wait::header::<Header>(kind, monotonic_ns(), sk, suspect.generation));
+    entry.submit(0);
+}

@@ -1,0 +1,62 @@
+//! A complete record is handed to TCP: `tls_push_sg`.
+
+use aya_ebpf::{
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use ktls_trace_common::counter;
+
+use crate::{
+    call::{self, PUSHING},
+    maps::{TX, count, layout},
+    send::{tx_of, monotonic_ns},
+    sock::{self, Queue},
+};
+
+/// `MSG_MORE` of `include/linux/socket.h`.
+const MSG_MORE: u32 = 0x8000;
+
+/// `int tls_push_sg(struct sock *sk, struct tls_context *ctx, struct scatterlist *sg,
+/// u16 first_offset, int flags)`.
+#[kprobe]
+fn tls_push_sg(ctx: ProbeContext) -> u32 {
+    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
+    let flags = call::argument(&ctx, layout!(arg_push_sg_flags));
+    let Some(queue) = Queue::read(sk) else { return 0 };
+    let now = monotonic_ns();
+    if let Some(tx) = tx_of(sk) {
+        // A record that was cut short goes on where it stopped: its bytes still belong together.
+        if tx.pushing == 0 {
+            tx.push_begin_seq = queue.write_seq;
+        }
+        tx.push_flags = flags.unwrap_or(0) as u32;
+        tx.pushing = 1;
+    }
+    call::enter(&PUSHING, sk, now);
+    0
+}
+
+/// Return of `tls_push_sg`: 0 once the whole record is with TCP.
+#[kretprobe]
+fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
+    let Some(call) = call::leave(&PUSHING) else { return 0 };
+    if ctx.ret::<i32>() != 0 {
+        return 0; // cut short: `pushing` stays set until the rest has gone
+    }
+    let Some(write_seq) = sock::member::<u32>(call.sk, layout!(tcp_write_seq)) else { return 0 };
+    count(counter::RECORDS);
+    if let Some(tx) = TX.get_ptr_mut(call.sk) {
+        // SAFETY: see `tx_of`.
+        let tx = unsafe { &mut *tx };
+        tx.record_bytes = write_seq.wrapping_sub(tx.push_begin_seq);
+        tx.record_end_seq = write_seq;
+        tx.push_ns = monotonic_ns();
+        tx.pushing = 0;
+        tx.records += 1;
+        if tx.push_flags & MSG_MORE != 0 {
+            tx.records_more += 1;
+            count(counter::RECORDS_MORE);
+        }
+    }
+    0
+}

@@ -1,0 +1,95 @@
+//! A send begins and ends: `tls_sw_sendmsg`, and before 6.5 also `tls_sw_sendpage`.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use ktls_trace_common::{counter, event::Tx};
+
+use crate::{
+    call::{self, SENDING},
+    maps::{TX, count, layout},
+    sock,
+};
+
+/// The state kept for a socket, made if there is none yet.
+#[inline(always)]
+pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
+    if TX.get_ptr(sk).is_none() {
+        // If another CPU was faster, its entry is the one found below.
+        let _exists = TX.insert(sk, Tx::NONE, 1 /* BPF_NOEXIST */);
+    }
+    // SAFETY: the sends of one socket are serialised by tls_context.tx_lock; a torn read of
+    // statistics is the worst that a race can do.
+    TX.get_ptr_mut(sk).map(|tx| unsafe { &mut *tx })
+}
+
+#[inline(always)]
+fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
+    count(counter::SENDS);
+    let now = monotonic_ns();
+    if let Some(tx) = tx_of(sk) {
+        tx.send_begin_ns = now;
+        tx.send_flags = flags;
+        tx.send_size = size;
+        tx.sendpage = sendpage;
+        tx.pid_tgid = bpf_get_current_pid_tgid();
+        tx.sending = 1;
+    }
+    call::enter(&SENDING, sk, now);
+}
+
+/// Monotonic time in nanoseconds.
+#[inline(always)]
+pub(crate) fn monotonic_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// `int tls_sw_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`.
+#[kprobe]
+fn tls_sw_sendmsg(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(msg), Some(size)) = (ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) {
+        begin(sk, sock::member(msg, layout!(msg_flags)).unwrap_or(0), size, 0);
+    }
+    0
+}
+
+/// `int tls_sw_sendpage(struct sock *sk, struct page *page, int offset, size_t size, int flags)`.
+#[kprobe]
+fn tls_sw_sendpage(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        let size = call::argument(&ctx, layout!(arg_sendpage_size));
+        let flags = call::argument(&ctx, layout!(arg_sendpage_flags));
+        begin(sk, flags.unwrap_or(0) as u32, size.unwrap_or(0), 1);
+    }
+    0
+}
+
+#[inline(always)]
+fn end(ctx: &RetProbeContext) {
+    if let Some(call) = call::leave(&SENDING)
+        && let Some(tx) = TX.get_ptr_mut(call.sk)
+    {
+        // SAFETY: see `tx_of`.
+        unsafe {
+            (*tx).sending = 0;
+            (*tx).send_ret = i64::from(ctx.ret::<i32>());
+        }
+    }
+}
+
+/// Return of `tls_sw_sendmsg`.
+#[kretprobe]
+fn tls_sw_sendmsg_ret(ctx: RetProbeContext) -> u32 {
+    end(&ctx);
+    0
+}
+
+/// Return of `tls_sw_sendpage`.
+#[kretprobe]
+fn tls_sw_sendpage_ret(ctx: RetProbeContext) -> u32 {
+    end(&ctx);
+    0
+}

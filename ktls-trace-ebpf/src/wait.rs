@@ -1,0 +1,166 @@
+//! A writer is refused and goes on again: `sk_stream_wait_memory`, the gate.
+//!
+//! It is called for plain TCP and for ordinary back-pressure all the time, so this is where the
+//! kernel side decides what may matter.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id},
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use ktls_trace_common::{
+    counter,
+    event::{self, Header, Refused, Resumed, Suspect, Tx},
+};
+
+use crate::{
+    call::{self, WAITING},
+    maps::{EVENTS, SUSPECTS, TX, count},
+    send::monotonic_ns,
+    sock::{self, Queue},
+};
+
+/// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
+#[kprobe]
+fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
+    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(tls) = sock::tls_context(sk) else { return 0 };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if !sock::wanted(sk, (pid_tgid >> 32) as u32) {
+        return 0;
+    }
+    count(counter::REFUSED);
+    let Some(queue) = Queue::read(sk) else { return 0 };
+    if !may_matter(sk, &queue) {
+        count(counter::BACK_PRESSURE);
+        return 0;
+    }
+    let timeo = ctx.arg::<u64>(1).and_then(|timeo| sock::member::<i64>(timeo, 0)).unwrap_or(-1);
+    let now = monotonic_ns();
+    match suspect(sk, &queue, now) {
+        Suspicion::New(generation) => {
+            report(event::REFUSED, sk, tls, now, generation, pid_tgid, timeo);
+        }
+        Suspicion::Repeated => count(counter::REPEATED),
+        Suspicion::Lost => return 0,
+    }
+    if timeo != 0 {
+        call::enter(&WAITING, sk, now);
+    }
+    0
+}
+
+/// Return of `sk_stream_wait_memory`.
+#[kretprobe]
+fn sk_stream_wait_memory_ret(ctx: RetProbeContext) -> u32 {
+    let Some(call) = call::leave(&WAITING) else { return 0 };
+    // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
+    let Some(suspect) = (unsafe { SUSPECTS.get(call.sk) }) else { return 0 };
+    let now = monotonic_ns();
+    let Some(mut entry) = EVENTS.reserve::<Resumed>(0) else {
+        count(counter::LOST_RING);
+        return 0;
+    };
+    entry.write(Resumed {
+        header: header::<Resumed>(event::RESUMED, now, call.sk, suspect.generation),
+        waited_ns: now - call.begin_ns,
+        ret: i64::from(ctx.ret::<i32>()),
+    });
+    entry.submit(0);
+    0
+}
+
+/// Whether a refused writer can be more than ordinary back-pressure: less than one segment waits
+/// unsent, and either that alone shuts the gate or next to nothing is in flight whose
+/// acknowledgement could open it.
+#[inline(always)]
+fn may_matter(sk: u64, queue: &Queue) -> bool {
+    let notsent = queue.notsent();
+    if notsent == 0 || notsent >= queue.mss {
+        return false;
+    }
+    let shut_by_notsent = sock::notsent_lowat(sk).is_none_or(|lowat| notsent >= lowat);
+    shut_by_notsent || queue.in_flight() < queue.mss.saturating_mul(2)
+}
+
+/// What became of an attempt to put a socket under suspicion.
+pub(crate) enum Suspicion {
+    /// Report it, with this generation.
+    New(u64),
+    /// Nothing has moved since it was reported.
+    Repeated,
+    /// There was no room.
+    Lost,
+}
+
+/// Puts a socket under suspicion, or finds that it is already.
+#[inline(always)]
+pub(crate) fn suspect(sk: u64, queue: &Queue, now: u64) -> Suspicion {
+    let ports = sock::ports(sk);
+    if let Some(known) = SUSPECTS.get_ptr_mut(sk) {
+        // SAFETY: the socket's lock is held by the caller of every probed function that gets here.
+        let known = unsafe { &mut *known };
+        if known.ports == ports {
+            let moved = known.write_seq != queue.write_seq || known.snd_nxt != queue.snd_nxt;
+            if !moved && known.holding == 1 {
+                return Suspicion::Repeated;
+            }
+            known.write_seq = queue.write_seq;
+            known.snd_nxt = queue.snd_nxt;
+            known.holding = 1;
+            return Suspicion::New(known.generation);
+        }
+    }
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let generation = (now & !0xff) | u64::from(cpu & 0xff);
+    let fresh = Suspect {
+        generation,
+        write_seq: queue.write_seq,
+        snd_nxt: queue.snd_nxt,
+        ports,
+        holding: 1,
+    };
+    if SUSPECTS.insert(sk, fresh, 0).is_err() {
+        count(counter::LOST_SUSPECT);
+        return Suspicion::Lost;
+    }
+    Suspicion::New(generation)
+}
+
+/// Sends the state of the socket to the user side.
+#[inline(always)]
+pub(crate) fn report(
+    kind: u32,
+    sk: u64,
+    tls: u64,
+    now: u64,
+    generation: u64,
+    pid_tgid: u64,
+    timeo: i64,
+) {
+    let Some(mut entry) = EVENTS.reserve::<Refused>(0) else {
+        count(counter::LOST_RING);
+        return;
+    };
+    let out = entry.as_mut_ptr();
+    // SAFETY: `out` is the reserved record; every member is written before it is submitted.
+    unsafe {
+        (*out).header = header::<Refused>(kind, now, sk, generation);
+        (*out).pid_tgid = pid_tgid;
+        (*out).timeo = timeo;
+        (*out).comm = if pid_tgid == 0 { [0; 16] } else { bpf_get_current_comm().unwrap_or([0; 16]) };
+        match TX.get(sk) {
+            Some(tx) => (*out).tx = *tx,
+            None => (*out).tx = Tx::NONE,
+        }
+        sock::snapshot(sk, tls, &raw mut (*out).snapshot);
+    }
+    entry.submit(0);
+}
+
+/// The header of a record of type `T`.
+#[inline(always)]
+pub(crate) fn header<T>(kind: u32, time_ns: u64, sk: u64, generation: u64) -> Header {
+    Header { kind, size: size_of::<T>() as u32, time_ns, sk, generation }
+}

@@ -1,0 +1,18 @@
+//! One file for each verb, and nothing but argument reading and wiring.
+
+pub(crate) mod doctor;
+pub(crate) mod repro;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod units;
+
+use std::process::ExitCode;
+
+/// Exit status for bad arguments, or when this host can't do it.
+pub(crate) const CANNOT: u8 = 2;
+
+/// One clear line on stderr, and exit status 2.
+pub(crate) fn cannot(verb: &str, why: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("ktls-trace {verb}: {why}");
+    ExitCode::from(CANNOT)
+}

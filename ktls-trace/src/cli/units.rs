@@ -1,0 +1,53 @@
+//! Times and sizes as people write them.
+
+use std::time::Duration;
+
+/// Bytes, with K, M or G for powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = split_unit(text);
+    let number: u64 = digits.parse().map_err(|_not_a_number| not_a_size(text))?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err(not_a_size(text)),
+    };
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("{text} is too big"))
+}
+
+fn not_a_size(text: &str) -> String {
+    format!("{text} is not a size (a whole number, with K, M or G if wanted: 512K, 4M)")
+}
+
+/// As [`parse_size`], for what the kernel takes as an `int`.
+pub(crate) fn parse_size32(text: &str) -> Result<u32, String> {
+    u32::try_from(parse_size(text)?)
+        .ok()
+        .filter(|bytes| *bytes <= i32::MAX.unsigned_abs())
+        .ok_or_else(|| format!("{text} is too big"))
+}
+
+/// A time with its unit: ms, s, m or h; a plain number is seconds.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text} is not a time (6s, 500ms, 2m)");
+    let (digits, unit) = split_unit(text);
+    let number: f64 = digits.parse().map_err(|_not_a_number| wrong())?;
+    let seconds = match unit {
+        "ms" => number / 1e3,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(wrong()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_out_of_range| wrong())
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    text.split_at(
+        text.find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len()),
+    )
+}

@@ -1,0 +1,87 @@
+//! The causal chain of one hold: each link seen, refuted, or not observable.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::rules::Gate;
+use crate::observe::{Hold, MSG_MORE};
+
+/// One link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Link {
+    /// Which.
+    pub link: LinkName,
+    /// What the facts say of it.
+    pub status: Status,
+}
+
+/// The links in causal order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkName {
+    /// `splice_direct_to_actor` says "more" with every chunk but the last.
+    SpliceSetsMsgMore,
+    /// `tls_sw` hands the flag to TCP with a complete record.
+    FlagReachesTcp,
+    /// TCP holds what is below one MSS.
+    RecordBelowMssHeld,
+    /// `sk_stream_memory_free` says no.
+    GateShuts,
+    /// The writer sleeps or gets `-EAGAIN`.
+    WriterRefused,
+    /// The bytes leave late.
+    ReleaseDelayed,
+}
+
+/// What the facts say of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It was seen.
+    Seen,
+    /// It was looked at and does not hold.
+    Refuted,
+    /// It can't be seen here.
+    NotObservable,
+}
+
+impl From<Option<bool>> for Status {
+    fn from(seen: Option<bool>) -> Self {
+        match seen {
+            Some(true) => Self::Seen,
+            Some(false) => Self::Refuted,
+            None => Self::NotObservable,
+        }
+    }
+}
+
+/// The chain of a hold that has lasted longer than the threshold or not.
+pub fn of(hold: Option<&Hold>, refused: bool, delayed: bool) -> Vec<Link> {
+    let socket = hold.map(|hold| &hold.socket);
+    let send = hold.and_then(|hold| hold.send.as_ref());
+    let push = hold.and_then(|hold| hold.push.as_ref());
+    let below_mss = socket.and_then(|socket| {
+        let notsent = socket.notsent()?;
+        Some(0 < notsent && notsent < socket.mss? && socket.window_left()? >= notsent)
+    });
+    let gate = socket
+        .filter(|socket| socket.notsent_lowat.is_some() || socket.sndbuf.is_some())
+        .map(|socket| Gate::of(socket).is_some());
+    [
+        (
+            LinkName::SpliceSetsMsgMore,
+            send.map(|send| send.is_splice() && send.flags & MSG_MORE != 0),
+        ),
+        (
+            LinkName::FlagReachesTcp,
+            push.map(|push| push.complete && push.flags & MSG_MORE != 0),
+        ),
+        (LinkName::RecordBelowMssHeld, below_mss),
+        (LinkName::GateShuts, gate),
+        (LinkName::WriterRefused, hold.map(|_| refused)),
+        (LinkName::ReleaseDelayed, Some(delayed)),
+    ]
+    .into_iter()
+    .map(|(link, seen)| Link { link, status: seen.into() })
+    .collect()
+}

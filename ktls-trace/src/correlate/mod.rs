@@ -1,0 +1,245 @@
+//! The correlator: observations in, events out. Pure: it reads no clock and does no I/O, so the same
+//! observations give the same events, from a live host or from a recording.
+
+pub mod chain;
+pub mod episode;
+pub mod event;
+pub mod remedy;
+pub mod rules;
+mod socket;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use event::{Body, Ended, Event, Name};
+use socket::{Change, Watched};
+
+use crate::observe::{Observation, SocketKey, What};
+
+/// What the correlator goes by; times in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long bytes may be held before a stall is opened.
+    pub threshold_ns: u64,
+    /// How often `sock_diag` is asked about a suspect.
+    pub poll_interval_ns: u64,
+    /// How long a socket has to flow until its episode is closed.
+    pub flowing_ns: u64,
+    /// How long a socket that is not held stays known.
+    pub forget_ns: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            threshold_ns: 20_000_000,
+            poll_interval_ns: 50_000_000,
+            flowing_ns: 1_000_000_000,
+            forget_ns: 5_000_000_000,
+        }
+    }
+}
+
+/// What the correlator wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Tell the world.
+    Event(Box<Event>),
+    /// Ask `sock_diag` about this socket.
+    Poll(Poll),
+    /// The socket is not watched any more.
+    Forget(SocketKey),
+}
+
+/// A question for `sock_diag`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// The socket, to be named in the answer.
+    pub key: SocketKey,
+    /// Its cookie, if known.
+    pub cookie: Option<u64>,
+    /// Its network namespace, if known.
+    pub netns: Option<u32>,
+    /// Local address.
+    pub src: SocketAddr,
+    /// Remote address.
+    pub dst: SocketAddr,
+    /// A process in that namespace, if known.
+    pub pid: Option<u32>,
+}
+
+/// Joins what hooks and `sock_diag` say of each socket and tells its stalls.
+#[derive(Debug)]
+pub struct Correlator {
+    /// What it goes by.
+    config: Config,
+    /// The latest moment seen.
+    now_ns: u64,
+    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, in nanoseconds.
+    unix_offset_ns: i64,
+    /// The sockets under suspicion.
+    sockets: HashMap<SocketKey, Watched>,
+    /// When something is due for which socket.
+    due: BTreeSet<(u64, SocketKey)>,
+    /// Stalls opened so far.
+    stalls: u64,
+}
+
+impl Correlator {
+    /// Starts with nothing known.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            now_ns: 0,
+            unix_offset_ns: 0,
+            sockets: HashMap::new(),
+            due: BTreeSet::new(),
+            stalls: 0,
+        }
+    }
+
+    /// Takes one observation and says what follows from it and from the time it brings.
+    pub fn observe(&mut self, observation: &Observation) -> Vec<Output> {
+        self.now_ns = self.now_ns.max(observation.at_ns);
+        let mut outputs = Vec::new();
+        if let What::Clock { unix_ns } = observation.what {
+            self.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
+        } else if let Some(key) = observation.what.key() {
+            let config = self.config;
+            if self.sockets.contains_key(&key) || observation.what.makes_suspect() {
+                let watched = self
+                    .sockets
+                    .entry(key)
+                    .or_insert_with(|| Watched::new(key, observation.at_ns));
+                let changes = watched.apply(observation, &config);
+                self.settle(key, changes, &mut outputs);
+            }
+        }
+        self.run_due(&mut outputs);
+        outputs
+    }
+
+    /// When time alone will have something to say, `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.due.first().map(|&(at_ns, _)| at_ns)
+    }
+
+    /// Closes every open episode because the daemon stops.
+    pub fn finish(&mut self, at_ns: u64) -> Vec<Output> {
+        self.now_ns = self.now_ns.max(at_ns);
+        let mut outputs = Vec::new();
+        let mut keys: Vec<_> = self.sockets.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            let now_ns = self.now_ns;
+            if let Some(watched) = self.sockets.get_mut(&key) {
+                let changes = watched.end(now_ns, Ended::Stopped).into_iter().collect();
+                self.settle(key, changes, &mut outputs);
+            }
+        }
+        outputs
+    }
+
+    /// Stalls opened so far.
+    pub fn stalls(&self) -> u64 {
+        self.stalls
+    }
+
+    /// `CLOCK_REALTIME` in nanoseconds at a moment of `CLOCK_MONOTONIC`.
+    pub fn unix_ns(&self, at_ns: u64) -> i64 {
+        at_ns.cast_signed().wrapping_add(self.unix_offset_ns)
+    }
+
+    /// Does what has become due by now.
+    fn run_due(&mut self, outputs: &mut Vec<Output>) {
+        while let Some(&(at_ns, key)) = self.due.first() {
+            if at_ns > self.now_ns {
+                break;
+            }
+            self.due.remove(&(at_ns, key));
+            let (now_ns, config) = (self.now_ns, self.config);
+            if let Some(watched) = self.sockets.get_mut(&key) {
+                watched.due_ns = None;
+                let changes = watched.advance(now_ns, &config);
+                self.settle(key, changes, outputs);
+            }
+        }
+    }
+
+    /// Turns what changed for a socket into outputs and notes when it is due again.
+    fn settle(&mut self, key: SocketKey, changes: Vec<Change>, outputs: &mut Vec<Output>) {
+        let mut forget = false;
+        for change in changes {
+            match change {
+                Change::Stall { name, at_ns, opened_ns, mut stall } => {
+                    if name == Name::StallOpened {
+                        self.stalls += 1;
+                    }
+                    // COOKIE-MICROSECONDS: the socket, and when its episode was opened.
+                    let cookie = stall.socket.cookie.as_deref().unwrap_or("x");
+                    stall.stall = format!("{cookie}-{:x}", self.unix_ns(opened_ns) / 1000);
+                    let event = Event::new(name, self.unix_ns(at_ns), Body::Stall(stall));
+                    outputs.push(Output::Event(Box::new(event)));
+                }
+                Change::Poll(poll) => outputs.push(Output::Poll(poll)),
+                Change::Forget => forget = true,
+            }
+        }
+        if forget {
+            if let Some(watched) = self.sockets.remove(&key)
+                && let Some(due_ns) = watched.due_ns
+            {
+                self.due.remove(&(due_ns, key));
+            }
+            outputs.push(Output::Forget(key));
+            return;
+        }
+        let config = self.config;
+        if let Some(watched) = self.sockets.get_mut(&key) {
+            let due_ns = watched.next_due_ns(&config);
+            if due_ns != watched.due_ns {
+                if let Some(old) = watched.due_ns {
+                    self.due.remove(&(old, key));
+                }
+                if let Some(new) = due_ns {
+                    self.due.insert((new, key));
+                }
+                watched.due_ns = due_ns;
+            }
+        }
+    }
+}
+
+impl What {
+    /// The socket that this is about.
+    fn key(&self) -> Option<SocketKey> {
+        match *self {
+            Self::Refused { key, .. }
+            | Self::Resumed { key, .. }
+            | Self::Released { key, .. }
+            | Self::PersistArmed { key }
+            | Self::PersistFired { key, .. }
+            | Self::ZeroWindowProbe { key }
+            | Self::Closing { key }
+            | Self::Sampled { key, .. }
+            | Self::ProcessNamed { key, .. } => Some(key),
+            Self::Clock { .. } | Self::Tick => None,
+        }
+    }
+
+    /// Whether it puts a socket under suspicion that was not.
+    fn makes_suspect(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::PersistFired { .. } => true,
+            Self::Sampled { sample, .. } => {
+                sample.as_ref().is_some_and(|sample| sample.notsent.is_some_and(|bytes| bytes > 0))
+            }
+            _ => false,
+        }
+    }
+}

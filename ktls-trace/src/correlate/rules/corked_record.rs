@@ -1,0 +1,51 @@
+//! `corked-completed-record`: complete records below one MSS are unsent although the window is open,
+//! because `tls_push_sg` handed them to TCP with `MSG_MORE`, and that shuts a gate.
+//!
+//! Refuted by the application's own cork, a full congestion window, the queueing discipline, an
+//! unfinished record or a gate that is open. Only hooks can see the flag and the cork, so
+//! `sock_diag` alone never decides for this.
+
+use super::{Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, sample_agrees};
+use crate::observe::{Hold, MSG_MORE};
+
+/// `TLS_SW` of `include/net/tls.h`.
+const TLS_SW: u32 = 1;
+
+pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
+    let hold = facts.hold?;
+    let socket = &hold.socket;
+    let gate = Gate::of(socket)?;
+    let held = held_below_mss(socket)? && !socket.corked? && more_to_come(hold)?;
+    let otherwise_held = socket.throttled == Some(true)
+        || socket.in_flight.zip(socket.snd_cwnd).is_some_and(|(out, cwnd)| out >= cwnd)
+        || socket.tls.tx_conf.is_some_and(|conf| conf != TLS_SW)
+        || socket.partial_record == Some(true);
+    if !held || otherwise_held {
+        return None;
+    }
+    // Everything that could refute it was looked at, on this kernel.
+    let complete = hold.push.is_some()
+        && socket.throttled.is_some()
+        && socket.in_flight.is_some()
+        && socket.tls.tx_conf.is_some();
+    let mut confidence = confidence(true, sample_agrees(socket, facts.sample))?;
+    if !complete {
+        confidence = Confidence::Consistent;
+    }
+    Some(Finding { verdict: Verdict::CorkedCompletedRecord, confidence, gate: Some(gate) })
+}
+
+/// Whether what waits is complete records, pushed with `MSG_MORE`. Where pushes are not seen, the
+/// flags of the send and the absence of an unfinished record stand in.
+fn more_to_come(hold: &Hold) -> Option<bool> {
+    match (&hold.push, &hold.send) {
+        (Some(push), _) => Some(push.complete && push.flags & MSG_MORE != 0),
+        (None, Some(send)) => Some(
+            send.is_splice()
+                && send.flags & MSG_MORE != 0
+                && !hold.socket.partial_record?
+                && !hold.socket.open_record?,
+        ),
+        (None, None) => None,
+    }
+}

@@ -1,0 +1,672 @@
+//! One watched socket: what it holds, and its episode.
+
+use std::net::SocketAddr;
+
+use super::{
+    Config, Poll, chain,
+    episode::{Episode, ms},
+    event::{
+        self, Ended, Evidence, Held, Name, PersistEvidence, ProcessInfo, RecordEvidence,
+        SendEvidence, SockDiagEvidence, Stall, TcpEvidence, TlsInfo, WriterEvidence, flag_names,
+    },
+    remedy,
+    rules::{self, Facts, Finding, Verdict},
+};
+use crate::observe::{
+    Hold, Observation, Process, ReleasePath, Sample, SocketKey, SocketState, What, tls,
+};
+
+/// How long a closing socket is given to send what it holds.
+const CLOSING_NS: u64 = 200_000_000;
+/// How long `sock_diag` may say that nothing is held until it is believed without a release.
+const CONTRADICTED_NS: u64 = 50_000_000;
+/// Updates that tell of a gate or cadence are at least this far apart.
+const UPDATE_NS: u64 = 1_000_000_000;
+
+/// Something that follows for a socket.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// An event of its episode.
+    Stall {
+        /// Which.
+        name: Name,
+        /// At which moment.
+        at_ns: u64,
+        /// When the episode was opened, which names it.
+        opened_ns: u64,
+        /// The episode.
+        stall: Box<Stall>,
+    },
+    /// Ask `sock_diag`.
+    Poll(Poll),
+    /// Nothing is left to watch.
+    Forget,
+}
+
+/// Bytes that wait.
+#[derive(Clone, Debug)]
+struct Holding {
+    /// Since when they wait.
+    since_ns: u64,
+    /// When that was noticed; answers of `sock_diag` to earlier questions are about something else.
+    noticed_ns: u64,
+    /// What the hooks saw.
+    facts: Option<Hold>,
+    /// What `sock_diag` answered last.
+    sample: Option<Sample>,
+    /// Whether the writer was refused, and if so whether it sleeps.
+    refused: Option<bool>,
+    /// Bytes that wait.
+    bytes: Option<u32>,
+    /// Zero-window probes sent meanwhile.
+    zero_window_probes: u32,
+    /// Since when `sock_diag` has said that nothing waits.
+    contradicted_ns: Option<u64>,
+    /// Whether it was judged after it had lasted longer than the threshold.
+    judged: bool,
+}
+
+impl Holding {
+    /// Records that the bytes belong to: whole ones and the tail of one.
+    fn records(&self) -> Option<u32> {
+        let record = self.facts.as_ref()?.push.as_ref()?.record_bytes;
+        (record > 0).then(|| self.bytes.map(|bytes| bytes.div_ceil(record)))?
+    }
+
+    /// What the rules say of it.
+    fn judge(&self) -> Finding {
+        rules::judge(&Facts {
+            hold: self.facts.as_ref(),
+            sample: self.sample.as_ref(),
+            zero_window_probes: self.zero_window_probes,
+        })
+    }
+}
+
+/// A socket under suspicion.
+#[derive(Debug)]
+pub(super) struct Watched {
+    /// Its name.
+    key: SocketKey,
+    /// Whether hooks see it; otherwise only `sock_diag` does.
+    hooked: bool,
+    /// Its cookie.
+    cookie: Option<u64>,
+    /// Its network namespace.
+    netns: Option<u32>,
+    /// Local address.
+    src: Option<SocketAddr>,
+    /// Remote address.
+    dst: Option<SocketAddr>,
+    /// Its inode number.
+    inode: Option<u32>,
+    /// Who writes to it.
+    process: Option<ProcessInfo>,
+    /// Its TLS.
+    tls: TlsInfo,
+    /// What waits now.
+    holding: Option<Holding>,
+    /// What waited last, for the evidence of a closing event.
+    last: Option<Holding>,
+    /// How long that waited.
+    last_ms: f64,
+    /// The open episode.
+    episode: Option<Episode>,
+    /// The persist timer since the episode began, or since it was first seen.
+    persist: PersistEvidence,
+    /// When the last hold ended.
+    last_held_ns: u64,
+    /// When it was seen last.
+    last_seen_ns: u64,
+    /// When its owner closed it.
+    closing_ns: Option<u64>,
+    /// When it was asked about last.
+    polled_ns: u64,
+    /// When something was told of it last.
+    told_ns: u64,
+    /// When it is due, as noted by the correlator.
+    pub(super) due_ns: Option<u64>,
+}
+
+impl Watched {
+    /// A socket that is seen for the first time.
+    pub(super) fn new(key: SocketKey, at_ns: u64) -> Self {
+        Self {
+            key,
+            hooked: false,
+            cookie: None,
+            netns: None,
+            src: None,
+            dst: None,
+            inode: None,
+            process: None,
+            tls: TlsInfo::default(),
+            holding: None,
+            last: None,
+            last_ms: 0.0,
+            episode: None,
+            persist: PersistEvidence::default(),
+            last_held_ns: 0,
+            last_seen_ns: at_ns,
+            closing_ns: None,
+            polled_ns: 0,
+            told_ns: 0,
+            due_ns: None,
+        }
+    }
+
+    /// Takes in an observation.
+    pub(super) fn apply(&mut self, observation: &Observation, config: &Config) -> Vec<Change> {
+        let at_ns = observation.at_ns;
+        self.last_seen_ns = self.last_seen_ns.max(at_ns);
+        let mut changes = Vec::new();
+        match &observation.what {
+            What::Refused { process, blocking, hold, .. } => {
+                self.named(process);
+                self.held(at_ns, hold, Some(*blocking), config, &mut changes);
+            }
+            What::PersistFired { hold, .. } => {
+                self.persist.fired += 1;
+                if let Some(pid) = hold.writer_pid {
+                    self.process.get_or_insert_with(|| known_by_pid(pid));
+                }
+                self.held(at_ns, hold, None, config, &mut changes);
+            }
+            What::Released { path, end_seq, .. } => {
+                if let Some(episode) = &mut self.episode {
+                    episode.progress(Some(*end_seq));
+                }
+                self.hold_ended(at_ns, *path, config, &mut changes);
+            }
+            What::PersistArmed { .. } => self.persist.armed += 1,
+            What::ZeroWindowProbe { .. } => {
+                self.persist.zero_window_probes += 1;
+                if let Some(holding) = &mut self.holding {
+                    holding.zero_window_probes += 1;
+                    holding.judged = false;
+                }
+            }
+            What::Closing { .. } => {
+                self.closing_ns.get_or_insert(at_ns);
+            }
+            What::Sampled { asked_ns, sample: Some(sample), .. } => {
+                self.sampled(at_ns, *asked_ns, sample, config, &mut changes);
+            }
+            What::Sampled { sample: None, .. } => {
+                let ended = if self.closing_ns.is_some() { Ended::Closed } else { Ended::Gone };
+                changes.extend(self.end(at_ns, ended));
+                changes.push(Change::Forget);
+            }
+            What::ProcessNamed { exe, cgroup, .. } => {
+                if let Some(process) = &mut self.process {
+                    process.exe.clone_from(exe);
+                    process.cgroup.clone_from(cgroup);
+                }
+            }
+            What::Resumed { .. } | What::Clock { .. } | What::Tick => {}
+        }
+        changes
+    }
+
+    /// Does what time alone brings.
+    pub(super) fn advance(&mut self, now_ns: u64, config: &Config) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let contradicted = self.holding.as_ref().and_then(|holding| holding.contradicted_ns);
+        if let Some(since_ns) = contradicted
+            && now_ns >= since_ns + CONTRADICTED_NS
+        {
+            self.hold_ended(since_ns, ReleasePath::Unknown, config, &mut changes);
+        }
+        self.judge(now_ns, config, &mut changes);
+        if self.poll_due_ns(config).is_some_and(|due_ns| due_ns <= now_ns) {
+            self.polled_ns = now_ns;
+            changes.extend(self.poll().map(Change::Poll));
+        }
+        if let Some(closing_ns) = self.closing_ns
+            && now_ns >= closing_ns + CLOSING_NS
+        {
+            changes.extend(self.end(now_ns, Ended::Closed));
+            changes.push(Change::Forget);
+            return changes;
+        }
+        if self.holding.is_none() {
+            if self.episode.is_some() && now_ns >= self.last_held_ns + config.flowing_ns {
+                changes.extend(self.end(now_ns, Ended::Flowing));
+            }
+            if self.episode.is_none() && now_ns >= self.last_seen_ns + config.forget_ns {
+                changes.push(Change::Forget);
+            }
+        }
+        changes
+    }
+
+    /// When time alone will have something to say.
+    pub(super) fn next_due_ns(&self, config: &Config) -> Option<u64> {
+        let idle = match (&self.holding, &self.episode) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(self.last_held_ns + config.flowing_ns),
+            (None, None) => Some(self.last_seen_ns + config.forget_ns),
+        };
+        let holding = self.holding.as_ref();
+        let judge = holding
+            .filter(|holding| !holding.judged)
+            .map(|holding| holding.since_ns + config.threshold_ns);
+        let contradicted =
+            holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
+        let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
+        [idle, judge, contradicted, closing, self.poll_due_ns(config)].into_iter().flatten().min()
+    }
+
+    /// Ends the episode, if one is open. Bytes that still wait never left, as far as seen.
+    pub(super) fn end(&mut self, now_ns: u64, ended: Ended) -> Option<Change> {
+        self.episode.as_ref()?;
+        if matches!(ended, Ended::Closed | Ended::Gone)
+            && let Some(holding) = self.holding.take()
+        {
+            self.count(&holding, now_ns, ReleasePath::None);
+            self.last = Some(holding);
+        }
+        let mut change = self.tell(Name::StallClosed, now_ns)?;
+        if let Change::Stall { stall, .. } = &mut change {
+            stall.ended = Some(ended);
+        }
+        self.episode = None;
+        self.persist = PersistEvidence::default();
+        Some(change)
+    }
+
+    /// An event of the episode as it stands.
+    fn tell(&mut self, name: Name, at_ns: u64) -> Option<Change> {
+        let opened_ns = self.episode.as_ref()?.opened_ns;
+        let stall = Box::new(self.stall(at_ns)?);
+        self.told_ns = at_ns;
+        Some(Change::Stall { name, at_ns, opened_ns, stall })
+    }
+
+    /// Who was refused.
+    fn named(&mut self, seen: &Process) {
+        let process = self.process.get_or_insert_with(|| known_by_pid(seen.pid));
+        if process.pid != seen.pid {
+            *process = known_by_pid(seen.pid);
+        }
+        process.tid = Some(seen.tid);
+        process.comm = Some(seen.comm.clone());
+    }
+
+    /// What the hooks saw waiting.
+    fn held(
+        &mut self,
+        at_ns: u64,
+        hold: &Hold,
+        refused: Option<bool>,
+        config: &Config,
+        changes: &mut Vec<Change>,
+    ) {
+        self.hooked = true;
+        self.identify(&hold.socket);
+        if let Some(episode) = &mut self.episode {
+            episode.progress(hold.socket.snd_nxt);
+        }
+        let moved = self.holding.as_ref().is_some_and(|holding| {
+            let before = holding.facts.as_ref().and_then(|facts| facts.socket.snd_nxt);
+            before.is_none() || before != hold.socket.snd_nxt
+        });
+        if moved {
+            // Its release was lost, or is yet to come and will find nothing to end.
+            self.hold_ended(at_ns, ReleasePath::Unknown, config, changes);
+        }
+        let bytes = hold.socket.notsent();
+        if bytes == Some(0) {
+            return;
+        }
+        if let Some(holding) = &mut self.holding {
+            let before = holding.facts.replace(hold.clone());
+            // The timer fires after it was pending: that it was armed stays true.
+            if let (Some(before), Some(now)) = (before, &mut holding.facts)
+                && refused.is_none()
+            {
+                now.socket.persist_pending = before.socket.persist_pending;
+                now.send = before.send.or(now.send);
+            }
+            holding.bytes = bytes;
+            holding.refused = refused.or(holding.refused);
+            holding.judged = false;
+            return;
+        }
+        let since_ns = hold.push.map_or(at_ns, |push| push.at_ns.min(at_ns));
+        self.holding = Some(Holding {
+            since_ns: since_ns.max(self.last_held_ns),
+            noticed_ns: at_ns,
+            facts: Some(hold.clone()),
+            sample: None,
+            refused,
+            bytes,
+            zero_window_probes: 0,
+            contradicted_ns: None,
+            judged: false,
+        });
+    }
+
+    /// What `sock_diag` answered.
+    fn sampled(
+        &mut self,
+        at_ns: u64,
+        asked_ns: u64,
+        sample: &Sample,
+        config: &Config,
+        changes: &mut Vec<Change>,
+    ) {
+        self.cookie = Some(sample.cookie);
+        self.inode = sample.inode.or(self.inode);
+        self.src = self.src.or(sample.src);
+        self.dst = self.dst.or(sample.dst);
+        self.tls = TlsInfo {
+            version: sample.tls_version.clone().or(self.tls.version.take()),
+            cipher: sample.cipher.clone().or(self.tls.cipher.take()),
+            tx: sample.tx.clone().or(self.tls.tx.take()),
+        };
+        if !sample.established {
+            self.closing_ns.get_or_insert(at_ns);
+        }
+        if !self.hooked {
+            self.sampled_alone(at_ns, sample, config, changes);
+            return;
+        }
+        let Some(holding) = &mut self.holding else { return };
+        if asked_ns < holding.noticed_ns {
+            return;
+        }
+        if sample.notsent == Some(0) {
+            holding.contradicted_ns.get_or_insert(at_ns);
+        } else {
+            holding.contradicted_ns = None;
+            holding.sample = Some(sample.clone());
+            holding.judged = false;
+        }
+    }
+
+    /// What `sock_diag` answered of a socket that no hook sees: bytes wait if they were there
+    /// before and nothing has left meanwhile.
+    fn sampled_alone(
+        &mut self,
+        at_ns: u64,
+        sample: &Sample,
+        config: &Config,
+        changes: &mut Vec<Change>,
+    ) {
+        let waiting = sample.notsent.is_some_and(|bytes| bytes > 0);
+        let moved = self.holding.as_ref().is_some_and(|holding| {
+            holding.sample.as_ref().is_none_or(|before| before.bytes_sent != sample.bytes_sent)
+        });
+        if moved || !waiting {
+            self.hold_ended(at_ns, ReleasePath::Unknown, config, changes);
+        }
+        if !waiting {
+            return;
+        }
+        match &mut self.holding {
+            Some(holding) => {
+                holding.bytes = sample.notsent;
+                holding.sample = Some(sample.clone());
+                holding.judged = false;
+            }
+            None => {
+                self.holding = Some(Holding {
+                    since_ns: at_ns,
+                    noticed_ns: at_ns,
+                    facts: None,
+                    sample: Some(sample.clone()),
+                    refused: None,
+                    bytes: sample.notsent,
+                    zero_window_probes: 0,
+                    contradicted_ns: None,
+                    judged: false,
+                });
+            }
+        }
+    }
+
+    /// The bytes left. A hold that lasted longer than the threshold without being noticed in time
+    /// opens an episode all the same.
+    fn hold_ended(
+        &mut self,
+        at_ns: u64,
+        path: ReleasePath,
+        config: &Config,
+        changes: &mut Vec<Change>,
+    ) {
+        self.judge(at_ns, config, changes);
+        let Some(holding) = self.holding.take() else { return };
+        let long = at_ns.saturating_sub(holding.since_ns) >= config.threshold_ns;
+        self.count(&holding, at_ns, path);
+        if long || self.episode.is_none() {
+            self.last_held_ns = self.last_held_ns.max(at_ns);
+        }
+        self.last = Some(holding);
+        let cadence = self.episode.as_mut().is_some_and(|episode| episode.cadence_changed(at_ns));
+        if cadence {
+            changes.extend(self.tell(Name::StallUpdated, at_ns));
+        }
+    }
+
+    /// Adds a finished hold to the episode.
+    fn count(&mut self, holding: &Holding, at_ns: u64, path: ReleasePath) {
+        let duration_ns = at_ns.saturating_sub(holding.since_ns);
+        self.last_ms = ms(duration_ns);
+        if let Some(episode) = &mut self.episode {
+            episode.hold_ended(path, duration_ns, holding.bytes, holding.records());
+        }
+    }
+
+    /// Opens or updates the episode if the bytes have waited longer than the threshold.
+    fn judge(&mut self, now_ns: u64, config: &Config, changes: &mut Vec<Change>) {
+        let Some(holding) = &mut self.holding else { return };
+        if holding.judged || now_ns < holding.since_ns + config.threshold_ns {
+            return;
+        }
+        holding.judged = true;
+        let finding = holding.judge();
+        let since_ns = holding.since_ns;
+        let snd_nxt = holding.facts.as_ref().and_then(|facts| facts.socket.snd_nxt);
+        let name = match &mut self.episode {
+            None => {
+                self.episode = Some(Episode::new(now_ns, since_ns, finding, snd_nxt));
+                Name::StallOpened
+            }
+            Some(episode) => {
+                let told = episode.told;
+                let surer = finding.verdict == told.verdict && finding.confidence > told.confidence;
+                let other = finding.verdict != told.verdict
+                    && (finding.verdict != Verdict::Unknown || !holding_is_fresh(holding));
+                let gate = finding.verdict == told.verdict
+                    && finding.gate != told.gate
+                    && now_ns >= self.told_ns + UPDATE_NS;
+                if !(surer || other || gate) {
+                    return;
+                }
+                // What was proven once for a verdict stays proven for it.
+                let confidence = if finding.verdict == told.verdict {
+                    finding.confidence.max(told.confidence)
+                } else {
+                    finding.confidence
+                };
+                episode.told = Finding { confidence, ..finding };
+                Name::StallUpdated
+            }
+        };
+        changes.extend(self.tell(name, now_ns));
+    }
+
+    /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that
+    /// the answer is there when it is needed, and then at the poll interval.
+    fn poll_due_ns(&self, config: &Config) -> Option<u64> {
+        if !self.hooked || self.src.is_none() || self.dst.is_none() {
+            return None;
+        }
+        let interval_ns = self.polled_ns + config.poll_interval_ns;
+        match &self.holding {
+            Some(holding) => Some(interval_ns.max(holding.since_ns + config.threshold_ns / 2)),
+            // Between holds a longer look is enough to notice that it is gone.
+            None => self.episode.as_ref().map(|_| {
+                self.last_held_ns.max(self.polled_ns) + config.flowing_ns / 2
+            }),
+        }
+    }
+
+    /// The question for `sock_diag`.
+    fn poll(&self) -> Option<Poll> {
+        Some(Poll {
+            key: self.key,
+            cookie: self.cookie,
+            netns: self.netns,
+            src: self.src?,
+            dst: self.dst?,
+            pid: self.process.as_ref().map(|process| process.pid),
+        })
+    }
+
+    /// Takes over what identifies the socket.
+    fn identify(&mut self, socket: &SocketState) {
+        self.cookie = socket.cookie.or(self.cookie);
+        self.netns = socket.netns.or(self.netns);
+        self.src = socket.src.or(self.src);
+        self.dst = socket.dst.or(self.dst);
+        let tls = &socket.tls;
+        self.tls = TlsInfo {
+            version: tls.version.map(tls::version_name).or(self.tls.version.take()),
+            cipher: tls.cipher.map(tls::cipher_name).or(self.tls.cipher.take()),
+            tx: tls.tx_conf.map(tls::conf_name).or(self.tls.tx.take()),
+        };
+    }
+
+    /// The episode as an event tells it.
+    fn stall(&self, now_ns: u64) -> Option<Stall> {
+        let episode = self.episode.as_ref()?;
+        let holding = self.holding.as_ref().or(self.last.as_ref());
+        let facts = holding.and_then(|holding| holding.facts.as_ref());
+        let sample = holding.and_then(|holding| holding.sample.as_ref());
+        let held_ms = match &self.holding {
+            Some(holding) => ms(now_ns.saturating_sub(holding.since_ns)),
+            None => self.last_ms,
+        };
+        let Finding { verdict, confidence, gate } = episode.told;
+        let remedy = gate.zip(facts).map_or_else(Vec::new, |(gate, facts)| {
+            remedy::corked_record(&facts.socket, gate, None)
+        });
+        Some(Stall {
+            stall: String::new(),
+            socket: event::Socket {
+                cookie: self.cookie.map(|cookie| format!("{cookie:x}")),
+                netns: self.netns,
+                src: self.src.map(|address| address.to_string()),
+                dst: self.dst.map(|address| address.to_string()),
+                inode: self.inode,
+            },
+            process: self.process.clone(),
+            tls: self.tls.clone(),
+            verdict,
+            confidence,
+            gate,
+            held: Held {
+                bytes: holding.and_then(|holding| holding.bytes),
+                records: holding.and_then(Holding::records),
+                ms: held_ms,
+            },
+            released: episode.released.clone(),
+            cadence: episode.cadence,
+            evidence: self.evidence(holding, facts, sample),
+            chain: chain::of(
+                facts,
+                holding.is_some_and(|holding| holding.refused.is_some()),
+                true,
+            ),
+            remedy,
+            ended: None,
+            totals: episode.totals(now_ns),
+        })
+    }
+
+    /// What the verdict rests on.
+    fn evidence(
+        &self,
+        holding: Option<&Holding>,
+        facts: Option<&Hold>,
+        sample: Option<&Sample>,
+    ) -> Evidence {
+        let mut sources = Vec::new();
+        if facts.is_some() {
+            sources.push("hooks");
+        }
+        if sample.is_some() {
+            sources.push("sock_diag");
+        }
+        let send = facts.and_then(|facts| facts.send).map(|send| SendEvidence {
+            flags: flag_names(send.flags),
+            bytes: send.bytes,
+            splice: send.is_splice(),
+        });
+        let record = facts.and_then(|facts| facts.push).map(|push| RecordEvidence {
+            flags: flag_names(push.flags),
+            bytes: push.record_bytes,
+            complete: push.complete,
+        });
+        Evidence {
+            sources,
+            send,
+            record,
+            writer: holding
+                .and_then(|holding| holding.refused)
+                .map(|blocking| WriterEvidence { blocking }),
+            tcp: facts.map_or_else(|| tcp_of_sample(sample), |facts| tcp_of(&facts.socket)),
+            timer: sample.and_then(|sample| sample.timer.clone()),
+            persist: self.persist,
+            sock_diag: sample.map(|sample| SockDiagEvidence {
+                notsent: sample.notsent,
+                packets_out: sample.packets_out,
+                snd_wnd: sample.snd_wnd,
+            }),
+        }
+    }
+}
+
+/// Whether a hold has not been asked about yet: too early to take a verdict back.
+fn holding_is_fresh(holding: &Holding) -> bool {
+    holding.sample.is_none()
+}
+
+/// A process of which only the number is known.
+fn known_by_pid(pid: u32) -> ProcessInfo {
+    ProcessInfo { pid, tid: None, comm: None, exe: None, cgroup: None }
+}
+
+/// TCP's values as the hooks saw them.
+fn tcp_of(socket: &SocketState) -> TcpEvidence {
+    TcpEvidence {
+        notsent: socket.notsent(),
+        packets_out: socket.packets_out,
+        snd_wnd: socket.snd_wnd,
+        window_left: socket.window_left(),
+        mss: socket.mss,
+        snd_cwnd: socket.snd_cwnd,
+        sndbuf: socket.sndbuf,
+        wmem_queued: socket.wmem_queued,
+        notsent_lowat: socket.notsent_lowat,
+        own_lowat: socket.own_lowat,
+        corked: socket.corked,
+        persist_pending: socket.persist_pending,
+    }
+}
+
+/// TCP's values as `sock_diag` saw them.
+fn tcp_of_sample(sample: Option<&Sample>) -> TcpEvidence {
+    sample.map_or_else(TcpEvidence::default, |sample| TcpEvidence {
+        notsent: sample.notsent,
+        packets_out: sample.packets_out,
+        snd_wnd: sample.snd_wnd,
+        mss: sample.mss,
+        sndbuf: sample.sndbuf,
+        wmem_queued: sample.wmem_queued,
+        persist_pending: sample.timer.as_ref().map(crate::observe::Timer::is_persist),
+        ..TcpEvidence::default()
+    })
+}

@@ -1,0 +1,5 @@
+//! Where events go: one file per destination.
+
+mod lines;
+
+pub use lines::{Error, Format, Lines, Written};

@@ -1,0 +1,311 @@
+//! Where members of kernel structures lie, read from BTF by name (`/sys/kernel/btf`).
+//!
+//! Parsing the kernel's BTF takes most of the start-up time and tens of megabytes, so [`read`] gives
+//! back the [`Layout`] and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use btf_rs::{Btf, BtfType, Type};
+use ktls_trace_common::layout::{ABSENT, Bits, Layout};
+
+/// Folder of the kernel's BTF.
+pub const DIRECTORY: &str = "/sys/kernel/btf";
+
+/// Why no layout could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is missing, unreadable or not BTF.
+    #[error("cannot read BTF from {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: btf_rs::Error,
+    },
+}
+
+/// A layout and what it lacks.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The offsets and positions.
+    pub layout: Layout,
+    /// Members and arguments that this kernel does not have, as they are named in the source.
+    pub missing: Vec<&'static str>,
+    /// Whether the BTF of the `tls` module was there (or `tls` is built in).
+    pub tls: bool,
+}
+
+/// Reads the layout of the running kernel from a folder laid out like [`DIRECTORY`].
+///
+/// # Errors
+///
+/// If `vmlinux` can't be read. A missing `tls` is not an error: its members are then absent.
+pub fn read(directory: &Path) -> Result<Resolved, Error> {
+    let vmlinux_path = directory.join("vmlinux");
+    let vmlinux =
+        Btf::from_file(&vmlinux_path).map_err(|source| Error::Read { path: vmlinux_path, source })?;
+    let tls_path = directory.join("tls");
+    let tls = if tls_path.exists() {
+        let tls = Btf::from_split_file(&tls_path, &vmlinux)
+            .map_err(|source| Error::Read { path: tls_path, source })?;
+        Some(tls)
+    } else {
+        None
+    };
+    Ok(resolve(&Types { vmlinux, tls }))
+}
+
+/// Where a member lies within a structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Distance from the start of the structure in bits.
+    pub bit_offset: u32,
+    /// Width in bits for a bit-field.
+    pub width: Option<u32>,
+}
+
+/// Finds members and arguments by name; implemented by the kernel's BTF and by tests.
+pub trait Lookup {
+    /// Where `path` (`tcp_sock.nonagle`, `net.ipv4.sysctl_tcp_notsent_lowat`) lies.
+    fn member(&self, path: &str) -> Option<Place>;
+    /// At which position, from 0, a function takes an argument.
+    fn argument(&self, function: &str, name: &str) -> Option<u32>;
+    /// Whether the types of `tls` are there.
+    fn has_tls(&self) -> bool;
+}
+
+/// Fills in a [`Layout`] by name.
+pub fn resolve(types: &dyn Lookup) -> Resolved {
+    let mut missing = Vec::new();
+    let mut offset = |path: &'static str| match types.member(path) {
+        Some(Place { bit_offset, width: None }) => bit_offset / 8,
+        Some(Place { width: Some(_), .. }) | None => {
+            missing.push(path);
+            ABSENT
+        }
+    };
+    let mut layout = Layout {
+        skc_family: offset("sock.__sk_common.skc_family"),
+        skc_state: offset("sock.__sk_common.skc_state"),
+        skc_dport: offset("sock.__sk_common.skc_dport"),
+        skc_num: offset("sock.__sk_common.skc_num"),
+        skc_daddr: offset("sock.__sk_common.skc_daddr"),
+        skc_rcv_saddr: offset("sock.__sk_common.skc_rcv_saddr"),
+        skc_v6_daddr: offset("sock.__sk_common.skc_v6_daddr"),
+        skc_v6_rcv_saddr: offset("sock.__sk_common.skc_v6_rcv_saddr"),
+        skc_net: offset("sock.__sk_common.skc_net.net"),
+        skc_cookie: offset("sock.__sk_common.skc_cookie"),
+        net_inum: offset("net.ns.inum"),
+        net_notsent_lowat: offset("net.ipv4.sysctl_tcp_notsent_lowat"),
+        sk_wmem_queued: offset("sock.sk_wmem_queued"),
+        sk_sndbuf: offset("sock.sk_sndbuf"),
+        sk_tsq_flags: offset("sock.sk_tsq_flags"),
+        icsk_pending: offset("inet_connection_sock.icsk_pending"),
+        icsk_probes_out: offset("inet_connection_sock.icsk_probes_out"),
+        icsk_ulp_ops: offset("inet_connection_sock.icsk_ulp_ops"),
+        icsk_ulp_data: offset("inet_connection_sock.icsk_ulp_data"),
+        ulp_name: offset("tcp_ulp_ops.name"),
+        tcp_write_seq: offset("tcp_sock.write_seq"),
+        tcp_snd_nxt: offset("tcp_sock.snd_nxt"),
+        tcp_snd_una: offset("tcp_sock.snd_una"),
+        tcp_snd_wnd: offset("tcp_sock.snd_wnd"),
+        tcp_mss_cache: offset("tcp_sock.mss_cache"),
+        tcp_packets_out: offset("tcp_sock.packets_out"),
+        tcp_retrans_out: offset("tcp_sock.retrans_out"),
+        tcp_sacked_out: offset("tcp_sock.sacked_out"),
+        tcp_lost_out: offset("tcp_sock.lost_out"),
+        tcp_snd_cwnd: offset("tcp_sock.snd_cwnd"),
+        tcp_notsent_lowat: offset("tcp_sock.notsent_lowat"),
+        tls_version: offset("tls_context.prot_info.version"),
+        tls_cipher_type: offset("tls_context.prot_info.cipher_type"),
+        tls_partially_sent_record: offset("tls_context.partially_sent_record"),
+        tls_pending_open_record_frags: offset("tls_context.pending_open_record_frags"),
+        msg_flags: offset("msghdr.msg_flags"),
+        skb_end_seq: add(offset("sk_buff.cb"), offset("tcp_skb_cb.end_seq")),
+        ..Layout::ABSENT
+    };
+    let bits = |path: &'static str| match types.member(path) {
+        Some(Place { bit_offset, width }) => {
+            let width = width.filter(|&width| width > 0).unwrap_or(8);
+            let place = Bits { offset: bit_offset / 8, shift: bit_offset % 8, width };
+            // The programs read one byte.
+            if place.shift + place.width <= 8 { place } else { Bits::ABSENT }
+        }
+        None => Bits::ABSENT,
+    };
+    layout.tcp_nonagle = bits("tcp_sock.nonagle");
+    layout.tls_tx_conf = bits("tls_context.tx_conf");
+    for (place, path) in
+        [(layout.tcp_nonagle, "tcp_sock.nonagle"), (layout.tls_tx_conf, "tls_context.tx_conf")]
+    {
+        if place == Bits::ABSENT {
+            missing.push(path);
+        }
+    }
+    layout.arg_push_sg_flags = types.argument("tls_push_sg", "flags").unwrap_or(ABSENT);
+    if layout.arg_push_sg_flags == ABSENT {
+        missing.push("tls_push_sg(flags)");
+    }
+    // Absent since 6.5, where tls_sw_sendmsg took over: nothing is missing then.
+    layout.arg_sendpage_flags = types.argument("tls_sw_sendpage", "flags").unwrap_or(ABSENT);
+    layout.arg_sendpage_size = types.argument("tls_sw_sendpage", "size").unwrap_or(ABSENT);
+    Resolved { layout, missing, tls: types.has_tls() }
+}
+
+/// Adds two offsets of which either may be absent.
+fn add(a: u32, b: u32) -> u32 {
+    if a == ABSENT || b == ABSENT { ABSENT } else { a + b }
+}
+
+/// The kernel's types and, if it is loaded, the `tls` module's.
+struct Types {
+    /// The kernel's own.
+    vmlinux: Btf,
+    /// The `tls` module's, on top of the kernel's.
+    tls: Option<Btf>,
+}
+
+impl Types {
+    /// The type sets in the order they are asked: the module's contains the kernel's.
+    fn sets(&self) -> impl Iterator<Item = &Btf> {
+        self.tls.iter().chain([&self.vmlinux])
+    }
+}
+
+impl Lookup for Types {
+    fn member(&self, path: &str) -> Option<Place> {
+        let (name, rest) = path.split_once('.')?;
+        self.sets().find_map(|types| {
+            types.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
+                Type::Struct(structure) => walk(types, &structure, rest, 0),
+                _ => None,
+            })
+        })
+    }
+
+    fn argument(&self, function: &str, name: &str) -> Option<u32> {
+        self.sets().find_map(|types| {
+            types.resolve_types_by_name(function).ok()?.into_iter().find_map(|found| {
+                let Type::Func(function) = found else { return None };
+                let Type::FuncProto(proto) = types.resolve_chained_type(&function).ok()? else {
+                    return None;
+                };
+                let position = proto.parameters.iter().position(|parameter| {
+                    types.resolve_name(parameter).is_ok_and(|found| found == name)
+                })?;
+                u32::try_from(position).ok()
+            })
+        })
+    }
+
+    fn has_tls(&self) -> bool {
+        self.member("tls_context.prot_info").is_some()
+    }
+}
+
+/// Finds `path` in a structure, also within its anonymous members.
+fn walk(types: &Btf, structure: &btf_rs::Struct, path: &str, base: u32) -> Option<Place> {
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
+    for member in &structure.members {
+        let bit_offset = base + member.bit_offset();
+        let member_name = types.resolve_name(member).unwrap_or_default();
+        if member_name.is_empty() {
+            if let Some(inner) = aggregate(types, member)
+                && let Some(place) = walk(types, &inner, path, bit_offset)
+            {
+                return Some(place);
+            }
+        } else if member_name == name {
+            return match rest {
+                None => {
+                    let width = member.bitfield_size().filter(|&width| width > 0);
+                    Some(Place { bit_offset, width })
+                }
+                Some(rest) => walk(types, &aggregate(types, member)?, rest, bit_offset),
+            };
+        }
+    }
+    None
+}
+
+/// The structure or union that a member is made of, behind typedefs and qualifiers.
+fn aggregate(types: &Btf, member: &btf_rs::Member) -> Option<btf_rs::Struct> {
+    let mut found = types.resolve_chained_type(member).ok()?;
+    loop {
+        found = match found {
+            Type::Struct(inner) | Type::Union(inner) => return Some(inner),
+            Type::Typedef(inner) => types.resolve_chained_type(&inner).ok()?,
+            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
+                types.resolve_chained_type(&inner as &dyn BtfType).ok()?
+            }
+            _ => return None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that has every member at the same place, but for the ones named.
+    struct Without(&'static [&'static str]);
+
+    impl Lookup for Without {
+        fn member(&self, path: &str) -> Option<Place> {
+            let width = match path {
+                "tcp_sock.nonagle" => Some(4),
+                "tls_context.tx_conf" => Some(3),
+                _ => None,
+            };
+            (!self.0.contains(&path)).then_some(Place { bit_offset: 84, width })
+        }
+
+        fn argument(&self, function: &str, name: &str) -> Option<u32> {
+            (!self.0.contains(&function) && name == "flags").then_some(4)
+        }
+
+        fn has_tls(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn everything_found_leaves_nothing_missing() {
+        let Resolved { layout, missing, tls } = resolve(&Without(&[]));
+        assert_eq!(missing, Vec::<&str>::new());
+        assert!(tls);
+        assert_eq!(layout.tcp_snd_wnd, 10);
+        assert_eq!(layout.tcp_nonagle, Bits { offset: 10, shift: 4, width: 4 });
+        assert_eq!(layout.skb_end_seq, 20);
+        assert_eq!(layout.arg_push_sg_flags, 4);
+    }
+
+    #[test]
+    fn a_missing_member_is_absent_and_named() {
+        let Resolved { layout, missing, .. } =
+            resolve(&Without(&["tcp_sock.notsent_lowat", "tcp_skb_cb.end_seq", "tcp_sock.nonagle"]));
+        assert_eq!(layout.tcp_notsent_lowat, ABSENT);
+        assert_eq!(layout.skb_end_seq, ABSENT);
+        assert_eq!(layout.tcp_nonagle, Bits::ABSENT);
+        assert_eq!(
+            missing,
+            ["tcp_sock.notsent_lowat", "tcp_skb_cb.end_seq", "tcp_sock.nonagle"]
+        );
+    }
+
+    #[test]
+    fn an_argument_without_a_name_is_absent() {
+        let Resolved { layout, missing, .. } = resolve(&Without(&["tls_push_sg"]));
+        assert_eq!(layout.arg_push_sg_flags, ABSENT);
+        assert_eq!(missing, ["tls_push_sg(flags)"]);
+    }
+
+    #[test]
+    fn a_folder_without_btf_is_an_error_that_names_the_file() {
+        let error = read(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/vmlinux"), "{error}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Everything that is known about the running kernel before anything is attached.
+
+use std::{fs, path::Path};
+
+use super::{
+    btf::{self, Resolved},
+    modules::{self, Tls},
+    symbols::Symbols,
+};
+
+/// The kernel as the plan sees it: plain data, so that a test can make one up.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// `uname -r`.
+    pub release: String,
+    /// Its functions; an error text if the table could not be read.
+    pub symbols: Result<Symbols, String>,
+    /// Its layout; an error text if there is no BTF.
+    pub layout: Result<Resolved, String>,
+    /// Whether kernel TLS is there.
+    pub tls: Tls,
+}
+
+impl Facts {
+    /// Looks at the running kernel.
+    pub fn gather() -> Self {
+        Self::gather_from(Path::new(btf::DIRECTORY))
+    }
+
+    /// Looks at the running kernel, with its BTF in another folder.
+    pub fn gather_from(btf_directory: &Path) -> Self {
+        let symbols = Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}"));
+        let built_in =
+            symbols.as_ref().is_ok_and(|symbols| symbols.get("tls_sw_sendmsg").is_some());
+        let tls = if built_in || modules::tls_is_loaded() { Tls::Present } else { Tls::NotLoaded };
+        Self {
+            release: release(),
+            symbols,
+            layout: btf::read(btf_directory).map_err(|error| error.to_string()),
+            tls,
+        }
+    }
+}
+
+/// `uname -r`.
+pub fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+}

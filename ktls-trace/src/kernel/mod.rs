@@ -1,0 +1,12 @@
+//! What this kernel offers: types, functions, modules and settings, and the plan made of them.
+
+pub mod btf;
+pub mod capabilities;
+pub mod facts;
+pub mod modules;
+pub mod plan;
+pub mod symbols;
+pub mod sysctl;
+
+pub use facts::Facts;
+pub use plan::Plan;

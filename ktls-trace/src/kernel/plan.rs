@@ -1,0 +1,395 @@
+//! Which hook serves which observation on this kernel. Nothing else knows a symbol's name.
+
+use std::fmt;
+
+use super::{Facts, modules::Tls};
+
+/// Something that can be observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observable {
+    /// A send begins and ends, with its flags.
+    Send,
+    /// A complete record is handed to TCP, with its flags.
+    Record,
+    /// A writer is refused, at which gate, and goes on again.
+    Refusal,
+    /// The persist timer is armed.
+    PersistArmed,
+    /// The persist timer fires.
+    PersistFired,
+    /// A zero-window probe is sent.
+    ZeroWindowProbe,
+    /// Held bytes leave, and by which path.
+    Release,
+    /// The socket is closed by its owner.
+    Close,
+}
+
+impl fmt::Display for Observable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Send => "send begins / ends",
+            Self::Record => "complete record handed to TCP",
+            Self::Refusal => "writer refused / goes on",
+            Self::PersistArmed => "persist timer armed",
+            Self::PersistFired => "persist timer fires",
+            Self::ZeroWindowProbe => "zero-window probe sent",
+            Self::Release => "held bytes leave",
+            Self::Close => "socket closed",
+        })
+    }
+}
+
+/// A program and the function it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Hook {
+    /// Name of the program in the object file.
+    pub program: &'static str,
+    /// The kernel function.
+    pub symbol: &'static str,
+}
+
+/// A hook whose program is named after the function.
+const fn entry(symbol: &'static str) -> Hook {
+    Hook { program: symbol, symbol }
+}
+
+/// One way to serve an observation: all of its hooks are needed.
+struct Way {
+    /// What it serves.
+    observable: Observable,
+    /// The hooks it takes.
+    hooks: &'static [Hook],
+    /// Why it is chosen, or what is special about it.
+    why: &'static str,
+    /// Whether it is used beside the ways before it instead of only in their place.
+    also: bool,
+}
+
+/// Every way, best first for each observation.
+const WAYS: &[Way] = &[
+    Way {
+        observable: Observable::Send,
+        hooks: &[
+            entry("tls_sw_sendmsg"),
+            Hook { program: "tls_sw_sendmsg_ret", symbol: "tls_sw_sendmsg" },
+        ],
+        why: "every kTLS send; since 6.5 also sendfile and splice",
+        also: false,
+    },
+    Way {
+        observable: Observable::Send,
+        hooks: &[
+            entry("tls_sw_sendpage"),
+            Hook { program: "tls_sw_sendpage_ret", symbol: "tls_sw_sendpage" },
+        ],
+        why: "sendfile and splice before 6.5",
+        also: true,
+    },
+    Way {
+        observable: Observable::Record,
+        hooks: &[
+            entry("tls_push_sg"),
+            Hook { program: "tls_push_sg_ret", symbol: "tls_push_sg" },
+        ],
+        why: "the flag word that reaches TCP",
+        also: false,
+    },
+    Way {
+        observable: Observable::Refusal,
+        hooks: &[
+            entry("sk_stream_wait_memory"),
+            Hook { program: "sk_stream_wait_memory_ret", symbol: "sk_stream_wait_memory" },
+        ],
+        why: "both gates, blocking and non-blocking writers",
+        also: false,
+    },
+    Way {
+        observable: Observable::PersistArmed,
+        hooks: &[entry("tcp_check_probe_timer")],
+        why: "a symbol on this kernel",
+        also: false,
+    },
+    Way {
+        observable: Observable::PersistArmed,
+        hooks: &[entry("sk_reset_timer")],
+        why: "tcp_check_probe_timer is inlined here: the timer is seen being armed, for sockets under suspicion",
+        also: false,
+    },
+    Way {
+        observable: Observable::PersistFired,
+        hooks: &[entry("tcp_send_probe0")],
+        why: "runs when the timer expires, rare on a healthy host",
+        also: false,
+    },
+    Way {
+        observable: Observable::ZeroWindowProbe,
+        hooks: &[entry("tcp_xmit_probe_skb")],
+        why: "tells a shut window from held bytes",
+        also: false,
+    },
+    Way {
+        observable: Observable::Release,
+        hooks: &[entry("tcp_event_new_data_sent")],
+        why: "with its stack, for sockets under suspicion",
+        also: false,
+    },
+    Way {
+        observable: Observable::Close,
+        hooks: &[entry("tls_sk_proto_close")],
+        why: "ends an episode at once",
+        also: false,
+    },
+];
+
+/// Every observation, in the order of the causal chain.
+const OBSERVABLES: &[Observable] = &[
+    Observable::Send,
+    Observable::Record,
+    Observable::Refusal,
+    Observable::PersistArmed,
+    Observable::PersistFired,
+    Observable::ZeroWindowProbe,
+    Observable::Release,
+    Observable::Close,
+];
+
+/// How an observation is served.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Choice {
+    /// What is observed.
+    pub observable: Observable,
+    /// The hooks; empty if there is none on this kernel.
+    pub hooks: Vec<Hook>,
+    /// Why these, or what is lost without.
+    pub why: String,
+}
+
+impl Choice {
+    /// What is lost when its hooks are not attached.
+    pub fn loss(&self) -> &'static str {
+        without(self.observable)
+    }
+}
+
+/// What keeps the hooks from being used at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// Nothing is known about the layout of a socket.
+    #[error("no BTF, so the layout of a socket is not known ({0})")]
+    NoBtf(String),
+    /// The functions' names are not known.
+    #[error("the kernel's symbols cannot be read ({0})")]
+    NoSymbols(String),
+    /// A member without which a snapshot says nothing.
+    #[error("this kernel's BTF lacks {0}, without which a socket can't be read")]
+    NoMember(&'static str),
+}
+
+/// Members without which the programs could not tell a kTLS socket or its unsent bytes.
+const NEEDED: &[&str] = &[
+    "inet_connection_sock.icsk_ulp_ops",
+    "inet_connection_sock.icsk_ulp_data",
+    "tcp_ulp_ops.name",
+    "tcp_sock.write_seq",
+    "tcp_sock.snd_nxt",
+    "tcp_sock.snd_una",
+    "tcp_sock.mss_cache",
+];
+
+/// Which hook serves which observation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// One choice per observation, in the order of the causal chain.
+    pub choices: Vec<Choice>,
+    /// What keeps every hook from being used.
+    pub obstacle: Option<Obstacle>,
+    /// Kernel TLS is not loaded: the hooks wait for it.
+    pub waits_for_tls: bool,
+}
+
+impl Plan {
+    /// Chooses for this kernel. `without` names functions to leave alone, as if the kernel did not
+    /// have them.
+    pub fn new(facts: &Facts, without: &[String]) -> Self {
+        let waits_for_tls = facts.tls == Tls::NotLoaded;
+        let can_probe = |hook: &Hook| {
+            let known = facts.symbols.as_ref().is_ok_and(|symbols| symbols.can_probe(hook.symbol));
+            // The functions of a module that is not loaded yet are in no table.
+            let expected = waits_for_tls && hook.symbol.starts_with("tls_");
+            (known || expected) && !without.iter().any(|name| name == hook.symbol)
+        };
+        let choices = OBSERVABLES
+            .iter()
+            .map(|&observable| choose(observable, waits_for_tls, &can_probe))
+            .collect();
+        Self { choices, obstacle: obstacle(facts), waits_for_tls }
+    }
+
+    /// The hooks to attach; none if there is an obstacle.
+    pub fn hooks(&self) -> Vec<Hook> {
+        if self.obstacle.is_some() {
+            return Vec::new();
+        }
+        self.choices.iter().flat_map(|choice| choice.hooks.iter().copied()).collect()
+    }
+
+    /// The observations that no hook serves.
+    pub fn unserved(&self) -> Vec<Observable> {
+        let lost = |choice: &&Choice| self.obstacle.is_some() || choice.hooks.is_empty();
+        self.choices.iter().filter(lost).map(|choice| choice.observable).collect()
+    }
+}
+
+/// Chooses the ways that serve one observation.
+fn choose(
+    observable: Observable,
+    waits_for_tls: bool,
+    can_probe: &dyn Fn(&Hook) -> bool,
+) -> Choice {
+    let mut hooks = Vec::new();
+    let mut why = Vec::new();
+    for way in WAYS.iter().filter(|way| way.observable == observable) {
+        // Which of the send functions a module has is known once it is there.
+        let optional = waits_for_tls && way.also;
+        if (hooks.is_empty() || way.also) && !optional && way.hooks.iter().all(can_probe) {
+            hooks.extend_from_slice(way.hooks);
+            why.push(way.why);
+        }
+    }
+    let why = if hooks.is_empty() { without(observable).to_owned() } else { why.join("; ") };
+    Choice { observable, hooks, why }
+}
+
+/// What is lost when nothing serves an observation.
+fn without(observable: Observable) -> &'static str {
+    match observable {
+        Observable::Send => "not observable here: whether the flag came from splice stays unknown",
+        Observable::Record => "not observable here: whether a record was complete and pushed with MSG_MORE stays unknown",
+        Observable::Refusal => "not observable here: stalls are found by asking sock_diag only",
+        Observable::PersistArmed => "not observable here: sock_diag shows the timer",
+        Observable::PersistFired => "not observable here: sock_diag shows the timer; a shut window is found by asking only",
+        Observable::ZeroWindowProbe => "not observable here: a shut window is told by its size alone",
+        Observable::Release => "not observable here: who lets held bytes go stays unknown",
+        Observable::Close => "not observable here: sock_diag tells that a socket is gone",
+    }
+}
+
+/// What keeps every hook from being used, if anything does.
+fn obstacle(facts: &Facts) -> Option<Obstacle> {
+    let layout = match &facts.layout {
+        Ok(layout) => layout,
+        Err(error) => return Some(Obstacle::NoBtf(error.clone())),
+    };
+    if let Err(error) = &facts.symbols {
+        return Some(Obstacle::NoSymbols(error.clone()));
+    }
+    NEEDED.iter().copied().find(|name| layout.missing.contains(name)).map(Obstacle::NoMember)
+}
+
+#[cfg(test)]
+mod tests {
+    use ktls_trace_common::layout::Layout;
+
+    use super::*;
+    use crate::kernel::{btf::Resolved, symbols::Symbols};
+
+    /// A kernel with these functions and everything in BTF.
+    fn kernel(functions: &[&str]) -> Facts {
+        let mut table = String::new();
+        for (number, name) in functions.iter().enumerate() {
+            table += &format!("{:016x} T {name}\n", 0x1000 + 0x100 * number);
+        }
+        table += "0000000000100000 T end\n";
+        Facts {
+            release: "test".to_owned(),
+            symbols: Ok(Symbols::from_kallsyms(table.as_bytes()).unwrap()),
+            layout: Ok(Resolved { layout: Layout::ABSENT, missing: Vec::new(), tls: true }),
+            tls: Tls::Present,
+        }
+    }
+
+    const SINCE_6_5: &[&str] = &[
+        "tls_sw_sendmsg",
+        "tls_push_sg",
+        "tls_sk_proto_close",
+        "sk_stream_wait_memory",
+        "sk_reset_timer",
+        "tcp_send_probe0",
+        "tcp_xmit_probe_skb",
+        "tcp_event_new_data_sent",
+    ];
+
+    fn symbols_of(plan: &Plan, observable: Observable) -> Vec<&'static str> {
+        let choice = plan.choices.iter().find(|choice| choice.observable == observable).unwrap();
+        choice.hooks.iter().map(|hook| hook.symbol).collect()
+    }
+
+    #[test]
+    fn a_kernel_with_everything_serves_every_observation() {
+        let plan = Plan::new(&kernel(SINCE_6_5), &[]);
+        assert_eq!(plan.unserved(), []);
+        assert_eq!(symbols_of(&plan, Observable::Send), ["tls_sw_sendmsg", "tls_sw_sendmsg"]);
+    }
+
+    #[test]
+    fn before_6_5_sendpage_is_hooked_beside_sendmsg() {
+        let functions = [SINCE_6_5, &["tls_sw_sendpage"]].concat();
+        let plan = Plan::new(&kernel(&functions), &[]);
+        let symbols = symbols_of(&plan, Observable::Send);
+        assert!(symbols.contains(&"tls_sw_sendmsg") && symbols.contains(&"tls_sw_sendpage"));
+    }
+
+    #[test]
+    fn tcp_check_probe_timer_is_used_where_it_is_a_symbol_and_its_stand_in_elsewhere() {
+        let inlined = Plan::new(&kernel(SINCE_6_5), &[]);
+        assert_eq!(symbols_of(&inlined, Observable::PersistArmed), ["sk_reset_timer"]);
+        let functions = [SINCE_6_5, &["tcp_check_probe_timer"]].concat();
+        let symbol = Plan::new(&kernel(&functions), &[]);
+        assert_eq!(symbols_of(&symbol, Observable::PersistArmed), ["tcp_check_probe_timer"]);
+    }
+
+    #[test]
+    fn a_missing_function_costs_only_its_own_observation() {
+        let plan = Plan::new(&kernel(SINCE_6_5), &["tls_push_sg".to_owned()]);
+        assert_eq!(plan.unserved(), [Observable::Record]);
+        let record = plan.choices.iter().find(|c| c.observable == Observable::Record).unwrap();
+        assert!(record.why.contains("stays unknown"));
+    }
+
+    #[test]
+    fn without_btf_there_is_no_hook_at_all_and_the_reason_is_named() {
+        let mut facts = kernel(SINCE_6_5);
+        facts.layout = Err("cannot read BTF from /sys/kernel/btf/vmlinux".to_owned());
+        let plan = Plan::new(&facts, &[]);
+        assert_eq!(plan.hooks(), []);
+        assert_eq!(plan.unserved().len(), OBSERVABLES.len());
+        assert!(plan.obstacle.unwrap().to_string().contains("/sys/kernel/btf/vmlinux"));
+    }
+
+    #[test]
+    fn a_needed_member_that_is_gone_is_an_obstacle_and_another_is_not() {
+        let mut facts = kernel(SINCE_6_5);
+        let resolved = |missing| Ok(Resolved { layout: Layout::ABSENT, missing, tls: true });
+        facts.layout = resolved(vec!["sock.sk_tsq_flags"]);
+        assert_eq!(Plan::new(&facts, &[]).obstacle, None);
+        facts.layout = resolved(vec!["tcp_sock.write_seq"]);
+        assert_eq!(
+            Plan::new(&facts, &[]).obstacle,
+            Some(Obstacle::NoMember("tcp_sock.write_seq"))
+        );
+    }
+
+    #[test]
+    fn before_tls_is_loaded_its_hooks_are_expected() {
+        let functions: Vec<_> =
+            SINCE_6_5.iter().copied().filter(|name| !name.starts_with("tls_")).collect();
+        let mut facts = kernel(&functions);
+        assert_eq!(Plan::new(&facts, &[]).unserved().len(), 3);
+        facts.tls = Tls::NotLoaded;
+        let plan = Plan::new(&facts, &[]);
+        assert!(plan.waits_for_tls);
+        assert_eq!(plan.unserved(), []);
+    }
+}

@@ -1,0 +1,214 @@
+//! The kernel's functions by name (`/proc/kallsyms`) and which of them can be probed
+//! (`available_filter_functions`).
+//!
+//! Only the functions of [`WANTED`] are kept: the tables have hundreds of thousands of rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::Path,
+};
+
+/// Functions that hooks are put on.
+pub const HOOKED: &[&str] = &[
+    "tls_sw_sendmsg",
+    "tls_sw_sendpage",
+    "tls_push_sg",
+    "tls_sk_proto_close",
+    "sk_stream_wait_memory",
+    "tcp_check_probe_timer",
+    "sk_reset_timer",
+    "tcp_send_probe0",
+    "tcp_xmit_probe_skb",
+    "tcp_event_new_data_sent",
+];
+
+/// Functions that only have to be recognised in a stack.
+pub const RECOGNISED: &[&str] = &[
+    "tcp_rcv_established",
+    "tcp_rcv_state_process",
+    "tcp_write_wakeup",
+    "tcp_write_timer_handler",
+    "tcp_tsq_handler",
+    "tcp_tsq_write",
+    "tcp_sendmsg_locked",
+    "tcp_sendpage_locked",
+    "do_tcp_sendpages",
+    "do_tcp_setsockopt",
+    "tls_sw_sendmsg_locked",
+    "__tcp_close",
+    "tcp_close",
+    "tcp_shutdown",
+    "tcp_send_fin",
+    "inet_shutdown",
+];
+
+/// A function of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// First address and the address after the last, where the kernel shows addresses.
+    pub range: Option<(u64, u64)>,
+    /// The module it belongs to; `None`: the kernel itself.
+    pub module: Option<String>,
+    /// Whether it can be traced; `None` if the kernel does not say.
+    pub traceable: Option<bool>,
+}
+
+/// The functions that matter here, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Symbols {
+    /// What was found.
+    functions: BTreeMap<&'static str, Function>,
+}
+
+impl Symbols {
+    /// Reads the running kernel's tables.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc/kallsyms` can't be read. That the list of traceable functions can't be read is
+    /// not an error: [`Function::traceable`] is then unknown.
+    pub fn read() -> io::Result<Self> {
+        let mut symbols = Self::from_kallsyms(BufReader::new(File::open("/proc/kallsyms")?))?;
+        for tracing in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+            let path = Path::new(tracing).join("available_filter_functions");
+            if let Ok(file) = File::open(path) {
+                symbols.note_traceable(BufReader::new(file))?;
+                break;
+            }
+        }
+        Ok(symbols)
+    }
+
+    /// Reads a table in the format of `/proc/kallsyms`.
+    ///
+    /// # Errors
+    ///
+    /// If reading fails. Lines of another form are passed over.
+    pub fn from_kallsyms(table: impl BufRead) -> io::Result<Self> {
+        let mut starts = BTreeSet::new();
+        let mut found = Vec::new();
+        for line in table.lines() {
+            let line = line?;
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            if !matches!(kind, "t" | "T" | "w" | "W") {
+                continue;
+            }
+            let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+            starts.insert(address);
+            if let Some(name) = HOOKED.iter().chain(RECOGNISED).find(|&&wanted| wanted == name) {
+                let module = words.next().map(|module| module.trim_matches(['[', ']']).to_owned());
+                found.push((*name, address, module));
+            }
+        }
+        let functions = found
+            .into_iter()
+            .map(|(name, start, module)| {
+                let end = starts.range(start + 1..).next().copied();
+                let range = end.filter(|_| start != 0).map(|end| (start, end));
+                (name, Function { range, module, traceable: None })
+            })
+            .collect();
+        Ok(Self { functions })
+    }
+
+    /// Marks the functions that a table in the format of `available_filter_functions` names.
+    ///
+    /// # Errors
+    ///
+    /// If reading fails.
+    pub fn note_traceable(&mut self, table: impl BufRead) -> io::Result<()> {
+        for function in self.functions.values_mut() {
+            function.traceable = Some(false);
+        }
+        for line in table.lines() {
+            let line = line?;
+            let name = line.split_ascii_whitespace().next().unwrap_or_default();
+            if let Some(function) = self.functions.get_mut(name) {
+                function.traceable = Some(true);
+            }
+        }
+        Ok(())
+    }
+
+    /// The function of that name.
+    pub fn get(&self, name: &str) -> Option<&Function> {
+        self.functions.get(name)
+    }
+
+    /// Whether a probe can be put on the function, as far as the kernel says.
+    pub fn can_probe(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|function| function.traceable != Some(false))
+    }
+
+    /// The name of the function that an address lies in, if it is one of those kept.
+    pub fn name_of(&self, address: u64) -> Option<&'static str> {
+        self.functions.iter().find_map(|(name, function)| {
+            let (start, end) = function.range?;
+            (start..end).contains(&address).then_some(*name)
+        })
+    }
+
+    /// Whether the kernel shows addresses (`kptr_restrict`).
+    pub fn shows_addresses(&self) -> bool {
+        self.functions.values().any(|function| function.range.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KALLSYMS: &str = "\
+ffffffff81000100 T tcp_send_probe0
+ffffffff81000200 t tcp_event_new_data_sent
+ffffffff81000200 t __pfx_tcp_rcv_established
+ffffffff81000210 T tcp_rcv_established
+ffffffff81000300 d some_data
+ffffffff81000400 T next
+ffffffffc0001000 t tls_push_sg\t[tls]
+ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
+";
+
+    fn symbols() -> Symbols {
+        Symbols::from_kallsyms(KALLSYMS.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_address_is_found_in_the_function_it_lies_in() {
+        let symbols = symbols();
+        assert_eq!(symbols.name_of(0xffff_ffff_8100_0210), Some("tcp_rcv_established"));
+        assert_eq!(symbols.name_of(0xffff_ffff_8100_03ff), Some("tcp_rcv_established"));
+        assert_eq!(symbols.name_of(0xffff_ffff_8100_0400), None);
+        assert_eq!(symbols.name_of(0xffff_ffff_c000_1010), Some("tls_push_sg"));
+    }
+
+    #[test]
+    fn twins_with_a_prefix_or_suffix_are_not_the_function() {
+        assert!(symbols().get("tls_sw_sendmsg").is_none());
+        assert_eq!(symbols().get("tls_push_sg").unwrap().module.as_deref(), Some("tls"));
+    }
+
+    #[test]
+    fn hidden_addresses_leave_the_names() {
+        let hidden = "0000000000000000 T tcp_send_probe0\n0000000000000000 T tcp_rcv_established\n";
+        let symbols = Symbols::from_kallsyms(hidden.as_bytes()).unwrap();
+        assert!(symbols.can_probe("tcp_send_probe0"));
+        assert!(!symbols.shows_addresses());
+        assert_eq!(symbols.name_of(0), None);
+    }
+
+    #[test]
+    fn a_function_that_cannot_be_traced_is_not_probed() {
+        let mut symbols = symbols();
+        assert!(symbols.can_probe("tcp_event_new_data_sent"));
+        symbols.note_traceable(&b"tcp_send_probe0\ntls_push_sg [tls]\n"[..]).unwrap();
+        assert!(symbols.can_probe("tls_push_sg"));
+        assert!(!symbols.can_probe("tcp_event_new_data_sent"));
+    }
+}

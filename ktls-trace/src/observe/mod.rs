@@ -1,0 +1,329 @@
+//! Observations: the one input of the correlator, whatever they come from.
+//!
+//! Times are `CLOCK_MONOTONIC` in nanoseconds. What was not seen is `None`, never 0.
+
+pub mod tls;
+
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Something that was seen at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// When, `CLOCK_MONOTONIC` in nanoseconds.
+    pub at_ns: u64,
+    /// What.
+    pub what: What,
+}
+
+/// Names a socket for as long as it is watched; means nothing outside one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SocketKey(pub u64);
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// A writer was refused while bytes wait unsent (`sk_stream_wait_memory`).
+    Refused {
+        /// The socket.
+        key: SocketKey,
+        /// Who asked.
+        process: Process,
+        /// Whether the writer sleeps; otherwise it got `-EAGAIN`.
+        blocking: bool,
+        /// The socket at that moment.
+        hold: Box<Hold>,
+    },
+    /// A writer that slept went on, or gave up.
+    Resumed {
+        /// The socket.
+        key: SocketKey,
+        /// How long it slept.
+        waited_ns: u64,
+        /// 0 or a negative errno.
+        result: i64,
+    },
+    /// Bytes that had been held left (`tcp_event_new_data_sent`).
+    Released {
+        /// The socket.
+        key: SocketKey,
+        /// Bytes in the first segment.
+        bytes: u32,
+        /// Sequence number after it.
+        end_seq: u32,
+        /// Who let them go.
+        path: ReleasePath,
+    },
+    /// The persist timer was armed.
+    PersistArmed {
+        /// The socket.
+        key: SocketKey,
+    },
+    /// The persist timer fired (`tcp_send_probe0`).
+    PersistFired {
+        /// The socket.
+        key: SocketKey,
+        /// The socket at that moment.
+        hold: Box<Hold>,
+    },
+    /// A zero-window probe was sent (`tcp_xmit_probe_skb`).
+    ZeroWindowProbe {
+        /// The socket.
+        key: SocketKey,
+    },
+    /// The owner closes the socket.
+    Closing {
+        /// The socket.
+        key: SocketKey,
+    },
+    /// `sock_diag` answered.
+    Sampled {
+        /// The socket.
+        key: SocketKey,
+        /// When it was asked; the answer describes a moment between then and `at_ns`.
+        asked_ns: u64,
+        /// The socket; `None`: there is no such socket (any more).
+        sample: Option<Box<Sample>>,
+    },
+    /// What `/proc` says of a process.
+    ProcessNamed {
+        /// The socket that it writes to.
+        key: SocketKey,
+        /// Path of its program.
+        exe: Option<String>,
+        /// Its control group.
+        cgroup: Option<String>,
+    },
+    /// What time it is: `CLOCK_REALTIME` in nanoseconds at `at_ns`.
+    Clock {
+        /// Nanoseconds since 1970.
+        unix_ns: i64,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// A thread as the kernel names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process (thread group).
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Name of the thread.
+    pub comm: String,
+}
+
+/// A socket whose bytes wait, and how they came there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The socket at that moment.
+    pub socket: SocketState,
+    /// The send that was running or ran last.
+    pub send: Option<SendFacts>,
+    /// The record that was handed to TCP last.
+    pub push: Option<PushFacts>,
+    /// Process of the last send.
+    pub writer_pid: Option<u32>,
+}
+
+/// A send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendFacts {
+    /// `msg_flags`.
+    pub flags: u32,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// Whether it came through `tls_sw_sendpage` (before 6.5).
+    pub sendpage: bool,
+}
+
+impl SendFacts {
+    /// Whether splice or sendfile sent it: `MSG_SPLICE_PAGES`, or a sendpage call before 6.5.
+    pub fn is_splice(&self) -> bool {
+        self.sendpage || self.flags & MSG_SPLICE_PAGES != 0
+    }
+}
+
+/// A complete record handed to TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushFacts {
+    /// When TCP had taken it, `CLOCK_MONOTONIC` in nanoseconds.
+    pub at_ns: u64,
+    /// `flags` of `tls_push_sg`.
+    pub flags: u32,
+    /// Bytes that the record put into the queue.
+    pub record_bytes: u32,
+    /// Complete records of this socket so far.
+    pub records: u64,
+    /// Whether the queue ends with a complete record.
+    pub complete: bool,
+}
+
+/// `MSG_MORE` of `include/linux/socket.h`.
+pub const MSG_MORE: u32 = 0x8000;
+/// `MSG_SPLICE_PAGES` of `include/linux/socket.h`, since 6.5.
+pub const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
+
+/// A socket as a hook saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketState {
+    /// Its cookie, if it has one already.
+    pub cookie: Option<u64>,
+    /// Its network namespace, as an inode number.
+    pub netns: Option<u32>,
+    /// Local address.
+    pub src: Option<SocketAddr>,
+    /// Remote address.
+    pub dst: Option<SocketAddr>,
+    /// TCP state (1: established).
+    pub state: Option<u32>,
+    /// Sequence number after the last byte queued.
+    pub write_seq: Option<u32>,
+    /// Sequence number of the next byte to be sent.
+    pub snd_nxt: Option<u32>,
+    /// First byte that was not acknowledged.
+    pub snd_una: Option<u32>,
+    /// The peer's window in bytes, counted from `snd_una`.
+    pub snd_wnd: Option<u32>,
+    /// `mss_cache` in bytes.
+    pub mss: Option<u32>,
+    /// Segments sent and not acknowledged.
+    pub packets_out: Option<u32>,
+    /// `tcp_packets_in_flight()`.
+    pub in_flight: Option<u32>,
+    /// Congestion window in segments.
+    pub snd_cwnd: Option<u32>,
+    /// The unsent bytes at which the gate shuts.
+    pub notsent_lowat: Option<u32>,
+    /// Whether that is the socket's own setting.
+    pub own_lowat: Option<bool>,
+    /// `sk_wmem_queued` in bytes of memory.
+    pub wmem_queued: Option<u32>,
+    /// `sk_sndbuf` in bytes of memory.
+    pub sndbuf: Option<u32>,
+    /// Whether the application set `TCP_CORK`.
+    pub corked: Option<bool>,
+    /// Whether the persist timer is pending.
+    pub persist_pending: Option<bool>,
+    /// Whether any of TCP's timers is pending.
+    pub timer_pending: Option<bool>,
+    /// `icsk_probes_out`.
+    pub probes_out: Option<u32>,
+    /// Whether the data waits for the queueing discipline (`TSQF_THROTTLED`).
+    pub throttled: Option<bool>,
+    /// Whether TCP has taken only a part of a record.
+    pub partial_record: Option<bool>,
+    /// Whether the application left a record open.
+    pub open_record: Option<bool>,
+    /// TLS.
+    pub tls: Tls,
+}
+
+impl SocketState {
+    /// Bytes queued and not sent.
+    pub fn notsent(&self) -> Option<u32> {
+        Some(self.write_seq?.wrapping_sub(self.snd_nxt?))
+    }
+
+    /// Bytes sent and not acknowledged.
+    pub fn unacked_bytes(&self) -> Option<u32> {
+        Some(self.snd_nxt?.wrapping_sub(self.snd_una?))
+    }
+
+    /// Bytes that the peer will still take: `snd_una + snd_wnd - snd_nxt`, and 0 if the window
+    /// shrank below what is in flight.
+    pub fn window_left(&self) -> Option<u32> {
+        Some(self.snd_wnd?.saturating_sub(self.unacked_bytes()?))
+    }
+}
+
+/// What is known of a socket's TLS, as the kernel's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Version on the wire (0x0304: TLS 1.3).
+    pub version: Option<u32>,
+    /// `TLS_CIPHER_…` of `linux/tls.h`.
+    pub cipher: Option<u32>,
+    /// `tls_context.tx_conf` (1: software).
+    pub tx_conf: Option<u32>,
+}
+
+/// Who let held bytes go.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleasePath {
+    /// An incoming acknowledgement (`tcp_rcv_established`).
+    PeerAck,
+    /// The persist timer (`tcp_send_probe0`).
+    PersistTimer,
+    /// A later send, or a setting that pushes.
+    LaterSend,
+    /// The completion of an earlier transmission (`tcp_tsq_handler`).
+    TransmitQueue,
+    /// The close of the socket.
+    Close,
+    /// The bytes never left.
+    None,
+    /// They left, but the path could not be seen.
+    Unknown,
+}
+
+/// A socket as `sock_diag` saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Its cookie.
+    pub cookie: u64,
+    /// Inode number of the socket.
+    pub inode: Option<u32>,
+    /// Local address.
+    pub src: Option<SocketAddr>,
+    /// Remote address.
+    pub dst: Option<SocketAddr>,
+    /// Whether the connection is established (or the peer alone has closed).
+    pub established: bool,
+    /// `tcpi_notsent_bytes`.
+    pub notsent: Option<u32>,
+    /// `tcpi_unacked`: segments in flight.
+    pub packets_out: Option<u32>,
+    /// `tcpi_snd_wnd` in bytes.
+    pub snd_wnd: Option<u32>,
+    /// `tcpi_snd_mss` in bytes.
+    pub mss: Option<u32>,
+    /// `tcpi_bytes_sent`: bytes sent so far, retransmissions included.
+    pub bytes_sent: Option<u64>,
+    /// `sk_wmem_queued` in bytes of memory.
+    pub wmem_queued: Option<u32>,
+    /// `sk_sndbuf` in bytes of memory.
+    pub sndbuf: Option<u32>,
+    /// The pending timer; `None`: none is.
+    pub timer: Option<Timer>,
+    /// Name of the cipher.
+    pub cipher: Option<String>,
+    /// Version of TLS (`1.3`).
+    pub tls_version: Option<String>,
+    /// Transmit side (`sw`).
+    pub tx: Option<String>,
+}
+
+/// A pending timer as `sock_diag` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Timer {
+    /// `retransmit`, `keepalive`, `time-wait`, `persist`, `delayed-ack`.
+    pub kind: String,
+    /// Until it fires, in milliseconds.
+    pub expires_ms: u32,
+    /// Times it fired in a row.
+    pub probes: u32,
+}
+
+impl Timer {
+    /// Whether it is the persist timer.
+    pub fn is_persist(&self) -> bool {
+        self.kind == "persist"
+    }
+}

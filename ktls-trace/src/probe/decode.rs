@@ -1,0 +1,159 @@
+//! From the bytes of the ring buffer to observations.
+
+use std::{
+    mem::size_of,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ktls_trace_common::event::{self, Header, Refused, Released, Resumed, Snapshot, known};
+
+use super::release_path;
+use crate::{
+    kernel::symbols::Symbols,
+    observe::{
+        Hold, Observation, Process, PushFacts, SendFacts, SocketKey, SocketState, Tls, What,
+    },
+};
+
+/// `TCP_NAGLE_CORK` of `include/net/tcp.h`.
+const TCP_NAGLE_CORK: u32 = 2;
+/// `ICSK_TIME_PROBE0` of `include/net/inet_connection_sock.h`.
+const ICSK_TIME_PROBE0: u32 = 3;
+
+/// An observation, and the kernel's handle of the socket it is about.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    /// What was seen.
+    pub observation: Observation,
+    /// Address of the `struct sock`, for the table of suspects.
+    pub sk: u64,
+    /// Generation in that table.
+    pub generation: u64,
+}
+
+/// Decodes one record, or `None` if it is of no known kind or too short: an event of a future or
+/// damaged kind is passed over, never guessed at.
+pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
+    let header: Header = read(bytes)?;
+    let key = SocketKey(header.generation);
+    let what = match header.kind {
+        event::REFUSED => refused(&read(bytes)?, key),
+        event::PERSIST_FIRED => What::PersistFired { key, hold: Box::new(hold(&read(bytes)?)) },
+        event::RESUMED => {
+            let record: Resumed = read(bytes)?;
+            What::Resumed { key, waited_ns: record.waited_ns, result: record.ret }
+        }
+        event::RELEASED => {
+            let record: Released = read(bytes)?;
+            let frames = usize::try_from(record.stack_bytes).unwrap_or(0) / size_of::<u64>();
+            let stack = record.stack.get(..frames).unwrap_or(&record.stack);
+            What::Released {
+                key,
+                bytes: record.end_seq.wrapping_sub(record.snd_nxt),
+                end_seq: record.end_seq,
+                path: release_path(stack, symbols),
+            }
+        }
+        event::PERSIST_ARMED => What::PersistArmed { key },
+        event::ZERO_WINDOW_PROBE => What::ZeroWindowProbe { key },
+        event::CLOSING => What::Closing { key },
+        _ => return None,
+    };
+    Some(Decoded {
+        observation: Observation { at_ns: header.time_ns, what },
+        sk: header.sk,
+        generation: header.generation,
+    })
+}
+
+/// Reads a record of plain integers.
+fn read<T: Copy>(bytes: &[u8]) -> Option<T> {
+    (bytes.len() >= size_of::<T>()).then(|| {
+        // SAFETY: long enough, and every record type is repr(C) of integers, so that any bytes are
+        // a valid value; the ring buffer aligns to 8, but nothing here relies on it.
+        unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+    })
+}
+
+/// A writer was refused.
+fn refused(record: &Refused, key: SocketKey) -> What {
+    let name = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    What::Refused {
+        key,
+        process: Process {
+            pid: (record.pid_tgid >> 32) as u32,
+            tid: record.pid_tgid as u32,
+            comm: String::from_utf8_lossy(name).into_owned(),
+        },
+        blocking: record.timeo != 0,
+        hold: Box::new(hold(record)),
+    }
+}
+
+/// The socket and what the send hooks remember of it.
+fn hold(record: &Refused) -> Hold {
+    let tx = &record.tx;
+    let send = (tx.send_begin_ns != 0).then(|| SendFacts {
+        flags: tx.send_flags,
+        bytes: tx.send_size,
+        sendpage: tx.sendpage == 1,
+    });
+    let push = (tx.push_ns != 0).then(|| PushFacts {
+        at_ns: tx.push_ns,
+        flags: tx.push_flags,
+        record_bytes: tx.record_bytes,
+        records: tx.records,
+        complete: tx.pushing == 0 && tx.record_end_seq == record.snapshot.write_seq,
+    });
+    let writer_pid = Some((tx.pid_tgid >> 32) as u32).filter(|&pid| pid != 0);
+    Hold { socket: socket(&record.snapshot), send, push, writer_pid }
+}
+
+/// A snapshot, with what was not read left out.
+fn socket(snapshot: &Snapshot) -> SocketState {
+    let has = |bit| snapshot.known & bit != 0;
+    let when = |bit, value: u32| has(bit).then_some(value);
+    let tcp = |value: u32| when(known::TCP, value);
+    SocketState {
+        cookie: has(known::COOKIE).then_some(snapshot.cookie),
+        netns: when(known::NETNS, snapshot.netns),
+        src: has(known::TUPLE).then(|| address(snapshot, &snapshot.src, snapshot.src_port)),
+        dst: has(known::TUPLE).then(|| address(snapshot, &snapshot.dst, snapshot.dst_port)),
+        state: tcp(snapshot.state),
+        write_seq: tcp(snapshot.write_seq),
+        snd_nxt: tcp(snapshot.snd_nxt),
+        snd_una: tcp(snapshot.snd_una),
+        snd_wnd: tcp(snapshot.snd_wnd),
+        mss: tcp(snapshot.mss),
+        packets_out: tcp(snapshot.packets_out),
+        in_flight: when(known::IN_FLIGHT, snapshot.in_flight),
+        snd_cwnd: when(known::CWND, snapshot.snd_cwnd),
+        notsent_lowat: when(known::LOWAT, snapshot.notsent_lowat),
+        own_lowat: has(known::LOWAT).then_some(has(known::LOWAT_OWN)),
+        wmem_queued: when(known::MEM, snapshot.wmem_queued),
+        sndbuf: when(known::MEM, snapshot.sndbuf),
+        corked: has(known::NONAGLE).then_some(snapshot.nonagle & TCP_NAGLE_CORK != 0),
+        persist_pending: has(known::PENDING).then_some(snapshot.pending == ICSK_TIME_PROBE0),
+        timer_pending: has(known::PENDING).then_some(snapshot.pending != 0),
+        probes_out: when(known::PROBES_OUT, snapshot.probes_out),
+        throttled: has(known::TSQ).then_some(snapshot.tsq_flags & 1 != 0),
+        partial_record: has(known::PARTIAL).then_some(snapshot.partial != 0),
+        open_record: has(known::OPEN_RECORD).then_some(snapshot.open_record != 0),
+        tls: Tls {
+            version: when(known::TLS_VERSION, snapshot.tls_version),
+            cipher: when(known::CIPHER, snapshot.cipher_type),
+            tx_conf: when(known::TX_CONF, snapshot.tx_conf),
+        },
+    }
+}
+
+/// An address, with an IPv4 peer of a dual-stack socket shown as IPv4.
+fn address(snapshot: &Snapshot, bytes: &[u8; 16], port: u32) -> SocketAddr {
+    let ip = if snapshot.family == libc::AF_INET6.unsigned_abs() {
+        Ipv6Addr::from(*bytes).to_canonical()
+    } else {
+        let [a, b, c, d, ..] = *bytes;
+        IpAddr::from(Ipv4Addr::new(a, b, c, d))
+    };
+    SocketAddr::new(ip, port as u16)
+}

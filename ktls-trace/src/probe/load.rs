@@ -1,0 +1,209 @@
+//! Loading and attaching. Everything is held by file descriptors of this process, nothing is pinned:
+//! whatever ends the process, the kernel takes the programs away.
+
+use std::{io, os::fd::AsRawFd};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{KProbe, ProgramError},
+};
+use aya_log::EbpfLogger;
+use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
+use log::Log;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::kernel::plan::Hook;
+
+/// The programs, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
+
+/// Why the programs could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused the maps or the object as a whole.
+    #[error("cannot load the eBPF programs: {}", chain(.0))]
+    Load(#[from] Box<EbpfError>),
+    /// A map is not what the object promised.
+    #[error("eBPF map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What went wrong.
+        source: MapError,
+    },
+    /// The object has no such map.
+    #[error("the eBPF object has no map {0}")]
+    NoMap(&'static str),
+    /// The ring buffer can't be waited for.
+    #[error("cannot wait for the ring buffer: {0}")]
+    Wait(io::Error),
+    /// Not one hook could be attached.
+    #[error("no hook could be attached; the first failure: {0}")]
+    NothingAttached(String),
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What the programs are loaded with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where things lie in this kernel.
+    pub layout: Layout,
+    /// What to look at.
+    pub filter: Filter,
+    /// Whether the programs' own diagnostics are wanted.
+    pub log: bool,
+}
+
+/// What became of the hooks.
+#[derive(Clone, Debug, Default)]
+pub struct Attached {
+    /// Hooks that are attached.
+    pub hooks: Vec<Hook>,
+    /// Hooks that are not, and why.
+    pub failed: Vec<(Hook, String)>,
+}
+
+/// The programs at work. Dropping it detaches everything.
+pub struct Probe {
+    /// Keeps programs and links alive.
+    _programs: Ebpf,
+    /// Events on their way to the user side.
+    pub ring: AsyncFd<RingBuf<MapData>>,
+    /// The programs' counters.
+    counters: PerCpuArray<MapData, u64>,
+    /// Sockets under suspicion.
+    pub suspects: Suspects,
+    /// The programs' own diagnostics, if wanted.
+    pub log: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
+}
+
+/// The kernel's table of sockets under suspicion, from which the user side takes them out.
+pub struct Suspects(HashMap<MapData, u64, Suspect>);
+
+impl Suspects {
+    /// Clears a socket, unless its address belongs to another one by now.
+    pub fn clear(&mut self, sk: u64, generation: u64) {
+        if self.0.get(&sk, 0).is_ok_and(|suspect| suspect.generation == generation) {
+            // If it is gone already, that is what was wanted.
+            let _gone = self.0.remove(&sk);
+        }
+    }
+}
+
+impl Probe {
+    /// Loads the programs of these hooks and attaches them. A hook that fails is reported in
+    /// [`Attached::failed`] and costs only its own observation.
+    ///
+    /// # Errors
+    ///
+    /// If nothing could be loaded or attached at all.
+    pub fn load(hooks: &[Hook], options: &Options) -> Result<(Self, Attached), Error> {
+        let mut loader = EbpfLoader::new();
+        loader.override_global("LAYOUT", &options.layout, true);
+        loader.override_global("FILTER", &options.filter, true);
+        let log_level = if options.log { aya_log::Level::Trace as u8 } else { 0 };
+        loader.override_global(aya_log::LEVEL, &log_level, false);
+        let mut programs = loader.load(OBJECT).map_err(Box::new)?;
+        let log = if options.log { logger(&mut programs) } else { None };
+
+        let mut attached = Attached::default();
+        for &hook in hooks {
+            match attach(&mut programs, hook) {
+                Ok(()) => attached.hooks.push(hook),
+                Err(error) => attached.failed.push((hook, chain(&error))),
+            }
+        }
+        if attached.hooks.is_empty()
+            && let Some((hook, error)) = attached.failed.first()
+        {
+            return Err(Error::NothingAttached(format!("{}: {error}", hook.symbol)));
+        }
+
+        let ring = RingBuf::try_from(take(&mut programs, "EVENTS")?)
+            .map_err(|source| Error::Map { name: "EVENTS", source })?;
+        let ring = readable(ring).map_err(Error::Wait)?;
+        let counters = PerCpuArray::try_from(take(&mut programs, "COUNTERS")?)
+            .map_err(|source| Error::Map { name: "COUNTERS", source })?;
+        let suspects = HashMap::try_from(take(&mut programs, "SUSPECTS")?)
+            .map_err(|source| Error::Map { name: "SUSPECTS", source })?;
+        let probe =
+            Self { _programs: programs, ring, counters, suspects: Suspects(suspects), log };
+        Ok((probe, attached))
+    }
+
+    /// The value of a counter, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not give it.
+    pub fn counter(&self, slot: u32) -> Result<u64, Error> {
+        let values = self
+            .counters
+            .get(&slot, 0)
+            .map_err(|source| Error::Map { name: "COUNTERS", source })?;
+        Ok(values.iter().sum())
+    }
+
+    /// Events that were lost so far, and where.
+    pub fn lost(&self) -> Vec<(&'static str, u64)> {
+        [
+            ("ring-buffer", counter::LOST_RING),
+            ("suspects-map", counter::LOST_SUSPECT),
+            ("calls-map", counter::LOST_CALL),
+        ]
+        .into_iter()
+        .filter_map(|(place, slot)| Some((place, self.counter(slot).ok()?)))
+        .collect()
+    }
+}
+
+/// Waits for something to read in a ring buffer.
+fn readable<T: AsRawFd>(ring: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: aya's ring buffers own their map's descriptor and keep it open and the same until
+    // they are dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
+}
+
+/// Takes a map out of the object.
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    programs.take_map(name).ok_or(Error::NoMap(name))
+}
+
+/// Loads and attaches one program.
+fn attach(programs: &mut Ebpf, hook: Hook) -> Result<(), ProgramError> {
+    let program: &mut KProbe = programs
+        .program_mut(hook.program)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()?;
+    program.load()?;
+    program.attach(hook.symbol, 0)?;
+    Ok(())
+}
+
+/// The reader of the programs' own diagnostics; going without is no reason to stop.
+fn logger(programs: &mut Ebpf) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
+    let logger = EbpfLogger::init(programs)
+        .map_err(|error| error.to_string())
+        .and_then(|logger| readable(logger).map_err(|error| error.to_string()));
+    match logger {
+        Ok(logger) => Some(logger),
+        Err(error) => {
+            tracing::warn!("the programs' own diagnostics are not available: {error}");
+            None
+        }
+    }
+}

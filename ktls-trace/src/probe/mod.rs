@@ -1,0 +1,9 @@
+//! Loads the programs, attaches them as the plan says, and drains their ring buffer.
+
+mod decode;
+mod load;
+mod path;
+
+pub use decode::{Decoded, decode};
+pub use load::{Attached, Error, Options, Probe, Suspects};
+pub use path::release_path;

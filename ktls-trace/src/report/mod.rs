@@ -1,0 +1,3 @@
+//! Events for people.
+
+pub mod text;

@@ -1,0 +1,247 @@
+//! One event as a few lines of text: who, which connection, what holds it, and what to do.
+
+use std::fmt::Write as _;
+
+use crate::{
+    correlate::{
+        event::{Body, Cadence, Ended, Event, Lost, Name, Probes, Stall, Started, Stopped},
+        rules::{Confidence, Gate, Verdict},
+    },
+    observe::ReleasePath,
+};
+
+/// Writing to a `String` cannot fail.
+macro_rules! add {
+    ($text:expr, $($format:tt)*) => {{
+        let _infallible = write!($text, $($format)*);
+    }};
+}
+
+/// The event as text, ending in a newline.
+pub fn event(event: &Event) -> String {
+    // The time of day; the date is the reader's own.
+    let clock = event.time.get(11..23).unwrap_or(&event.time);
+    let body = match &event.body {
+        Body::Stall(details) => stall(event.event, details),
+        Body::Started(details) => started(details),
+        Body::Probes(Probes { reason, hooks, cannot_see }) => {
+            let mut text = format!("PROBES  {reason}: {} hooks attached", hooks.len());
+            not_seen(&mut text, cannot_see);
+            text
+        }
+        Body::Lost(Lost { place, count, total }) => {
+            format!("LOST    {count} at {place} ({total} since the start): some facts are missing")
+        }
+        Body::Stopped(details) => stopped(details),
+    };
+    let mut text = String::new();
+    for (number, line) in body.lines().enumerate() {
+        if number == 0 {
+            add!(text, "{clock}  {line}\n");
+        } else {
+            add!(text, "              {line}\n");
+        }
+    }
+    text
+}
+
+/// What can't be seen, a line each.
+fn not_seen(text: &mut String, cannot_see: &[String]) {
+    for line in cannot_see {
+        add!(text, "\n        {line}");
+    }
+}
+
+/// The daemon has started.
+fn started(details: &Started) -> String {
+    let Started { kernel, mode, threshold_ms, hooks, cannot_see, .. } = details;
+    let how = match mode.as_str() {
+        "hooks" => format!("{} hooks attached", hooks.len()),
+        "waiting-for-tls" => "kernel TLS is not loaded yet, hooks wait for it".to_owned(),
+        _ => "asking sock_diag only".to_owned(),
+    };
+    let mut text = format!("START   kernel {kernel}, {how}, threshold {threshold_ms} ms");
+    not_seen(&mut text, cannot_see);
+    text
+}
+
+/// The daemon ends.
+fn stopped(details: &Stopped) -> String {
+    let Stopped { stalls, refused, back_pressure, records, records_with_msg_more, lost } = details;
+    let mut text = format!("STOP    {stalls} {}", plural(*stalls, "stall"));
+    if let (Some(refused), Some(ordinary)) = (refused, back_pressure) {
+        add!(text, "; kTLS writers refused {refused} times, {ordinary} of them ordinary back-pressure");
+    }
+    if let (Some(records), Some(more)) = (records, records_with_msg_more) {
+        add!(text, "; {records} records handed to TCP, {more} with MSG_MORE");
+    }
+    for (place, count) in lost {
+        add!(text, "; {count} lost at {place}");
+    }
+    text
+}
+
+/// A stall.
+fn stall(name: Name, stall: &Stall) -> String {
+    let word = match name {
+        Name::StallUpdated => "UPDATE",
+        Name::StallClosed => "CLOSED",
+        _ => "STALL ",
+    };
+    let mut text = format!("{word}  ");
+    match &stall.process {
+        Some(process) => {
+            let comm = process.comm.as_deref().unwrap_or("?");
+            add!(text, "{comm}[{}]", process.pid);
+        }
+        None => text.push_str("process not known"),
+    }
+    let address = |address: &Option<String>| address.clone().unwrap_or_else(|| "?".to_owned());
+    add!(text, "  {} -> {}", address(&stall.socket.src), address(&stall.socket.dst));
+    add!(text, "\n        {}", verdict(stall));
+    if name == Name::StallClosed {
+        closed(&mut text, stall);
+    } else {
+        held(&mut text, stall);
+    }
+    if name == Name::StallOpened {
+        for remedy in &stall.remedy {
+            add!(text, "\n        remedy: {remedy}");
+        }
+    }
+    text
+}
+
+/// The verdict in words.
+fn verdict(stall: &Stall) -> String {
+    let name = match stall.verdict {
+        Verdict::CorkedCompletedRecord => "corked-completed-record",
+        Verdict::ZeroWindow => "zero-window: the peer has stopped reading",
+        Verdict::ReceiverLimited => "receiver-limited",
+        Verdict::NetworkLimited => "network-limited",
+        Verdict::SendBufferLimited => "send-buffer-limited",
+        Verdict::ApplicationCork => "application-cork: the application set TCP_CORK",
+        Verdict::OpenRecord => "open-record",
+        Verdict::EncryptionPending => "encryption-pending",
+        Verdict::Unknown => "unknown: the facts do not decide",
+    };
+    let confidence = match stall.confidence {
+        Confidence::Proven => "proven",
+        Confidence::Consistent => "consistent",
+    };
+    let gate = match stall.gate {
+        Some(Gate::NotsentLowat) => ", gate notsent-lowat",
+        Some(Gate::Sndbuf) => ", gate sndbuf",
+        Some(Gate::Both) => ", gates notsent-lowat and sndbuf",
+        None => "",
+    };
+    format!("{name} ({confidence}{gate})")
+}
+
+/// What is held, and why nothing moves.
+fn held(text: &mut String, stall: &Stall) {
+    let tcp = &stall.evidence.tcp;
+    let known = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    add!(text, "\n        ");
+    match stall.held.records {
+        Some(records) => add!(
+            text,
+            "{records} {} ({} bytes)",
+            plural(u64::from(records), "record"),
+            known(stall.held.bytes)
+        ),
+        None => add!(text, "{} bytes", known(stall.held.bytes)),
+    }
+    add!(
+        text,
+        " held for {:.0} ms; MSS {}, window left {}, in flight {}",
+        stall.held.ms,
+        known(tcp.mss),
+        known(tcp.window_left.or(tcp.snd_wnd)),
+        known(tcp.packets_out)
+    );
+    match &stall.evidence.timer {
+        Some(timer) => add!(text, ", {} timer in {} ms", timer.kind, timer.expires_ms),
+        None if stall.evidence.sock_diag.is_some() => text.push_str(", no timer"),
+        None => {}
+    }
+    let own = if tcp.own_lowat == Some(true) { " (the socket's own)" } else { "" };
+    add!(
+        text,
+        "\n        notsent_lowat {}{own}, wmem_queued {} of sndbuf {}",
+        known(tcp.notsent_lowat),
+        known(tcp.wmem_queued),
+        known(tcp.sndbuf)
+    );
+    if let Some(writer) = stall.evidence.writer {
+        let how = if writer.blocking { "sleeps in the kernel" } else { "got EAGAIN" };
+        add!(text, ", the writer {how}");
+    }
+    if stall.totals.holds > 0 {
+        add!(text, "\n        so far: {}", releases(stall));
+    }
+}
+
+/// What an episode added up to.
+fn closed(text: &mut String, stall: &Stall) {
+    let totals = &stall.totals;
+    let ended = match stall.ended {
+        Some(Ended::Flowing) => "flows again",
+        Some(Ended::Closed) => "closed by its owner",
+        Some(Ended::Gone) => "gone",
+        Some(Ended::Stopped) => "tracing stopped, the stall may go on",
+        None => "ended",
+    };
+    add!(
+        text,
+        "\n        {ended} after {:.1} s: {} bytes sent, {} bytes/s",
+        totals.duration_ms / 1000.0,
+        totals.bytes_sent,
+        totals.bytes_per_s.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.0}"))
+    );
+    add!(text, "\n        {}", releases(stall));
+}
+
+/// Who let the held records go.
+fn releases(stall: &Stall) -> String {
+    let totals = &stall.totals;
+    let mut text = format!(
+        "{} {} held in {} {}",
+        totals.records,
+        plural(totals.records, "record"),
+        totals.holds,
+        plural(totals.holds, "hold")
+    );
+    if let Some(spread) = totals.held_ms {
+        add!(text, " (median {:.0} ms, longest {:.0} ms)", spread.median, spread.max);
+    }
+    text.push_str("; let go by");
+    let mut first = true;
+    for (path, count) in stall.released.iter().filter(|&(_, &count)| count > 0) {
+        let who = match path {
+            ReleasePath::PeerAck => "the peer's ACK",
+            ReleasePath::PersistTimer => "the persist timer",
+            ReleasePath::LaterSend => "a later send",
+            ReleasePath::TransmitQueue => "the transmit queue",
+            ReleasePath::Close => "the close",
+            ReleasePath::None => "nobody",
+            ReleasePath::Unknown => "a path not seen",
+        };
+        add!(text, "{} {who} {count}", if first { "" } else { "," });
+        first = false;
+    }
+    if first {
+        text.push_str(" nobody yet");
+    }
+    match stall.cadence {
+        Some(Cadence::DelayedAck) => text.push_str("; cadence: delayed ACK"),
+        Some(Cadence::Persist) => text.push_str("; cadence: persist timer"),
+        None => {}
+    }
+    text
+}
+
+/// A noun for a number of things.
+fn plural(count: u64, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}

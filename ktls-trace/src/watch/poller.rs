@@ -1,0 +1,274 @@
+//! Asks `sock_diag` about suspects, in a task of its own so that a slow answer delays nothing.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use tokio::{
+    sync::mpsc::{self, Receiver, Sender},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{clock, process, session::Options};
+use crate::{
+    correlate::Poll,
+    observe::{Sample, SocketKey, Timer},
+    sockdiag::{self, SockDiag, SocketId, SocketSample},
+};
+
+/// Questions that may wait; more are dropped, the correlator asks again.
+const QUESTIONS: usize = 4096;
+/// Network namespaces that are kept open at once.
+const NAMESPACES: usize = 256;
+
+/// What became of a question.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The kernel answered.
+    Sampled {
+        /// The socket.
+        key: SocketKey,
+        /// When it was asked.
+        asked_ns: u64,
+        /// When the answer was there.
+        at_ns: u64,
+        /// The socket; `None`: there is none.
+        sample: Option<Box<Sample>>,
+    },
+    /// It could not be asked.
+    Failed(String),
+}
+
+/// What the task is told.
+enum Request {
+    /// Ask about one socket.
+    Ask(Poll),
+    /// Ask about all kTLS sockets from now on, every poll interval.
+    Dump,
+}
+
+/// The asking task.
+pub(super) struct Poller {
+    /// Requests to it.
+    requests: Option<Sender<Request>>,
+    /// Answers from it.
+    answers: Option<Receiver<Answer>>,
+    /// The task; it ends when the requests do.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Poller {
+    /// Starts the task. With `dump` it asks about all kTLS sockets at the poll interval.
+    pub(super) fn start(options: &Options, dump: bool) -> Result<Self, sockdiag::Error> {
+        let own = SockDiag::open()?;
+        let (requests, from_session) = mpsc::channel(QUESTIONS);
+        let (to_session, answers) = mpsc::channel(QUESTIONS);
+        let worker = Worker {
+            own_netns: process::own_netns(),
+            own,
+            others: HashMap::new(),
+            answers: to_session,
+            port: u16::try_from(options.filter.port).unwrap_or(0),
+            seen: HashMap::new(),
+        };
+        let period = std::time::Duration::from_nanos(options.correlate.poll_interval_ns);
+        let task = tokio::spawn(worker.work(from_session, period, dump));
+        Ok(Self { requests: Some(requests), answers: Some(answers), task: Some(task) })
+    }
+
+    /// Nobody to ask.
+    pub(super) fn none() -> Self {
+        Self { requests: None, answers: None, task: None }
+    }
+
+    /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks
+    /// again at the poll interval.
+    pub(super) fn ask(&self, poll: Poll) {
+        self.request(Request::Ask(poll));
+    }
+
+    /// Asks about all kTLS sockets from now on.
+    pub(super) fn dump_from_now_on(&self) {
+        self.request(Request::Dump);
+    }
+
+    /// Hands a request to the task.
+    fn request(&self, request: Request) {
+        if let Some(requests) = &self.requests
+            && requests.try_send(request).is_err()
+        {
+            tracing::debug!("too many questions for sock_diag wait");
+        }
+    }
+
+    /// The next answer; waits for ever if there is nobody to ask.
+    pub(super) async fn answer(&mut self) -> Answer {
+        if let Some(answers) = &mut self.answers
+            && let Some(answer) = answers.recv().await
+        {
+            return answer;
+        }
+        std::future::pending().await
+    }
+}
+
+/// The state of the task.
+struct Worker {
+    /// Asks in the daemon's own network namespace.
+    own: SockDiag,
+    /// The inode number of that namespace.
+    own_netns: Option<u32>,
+    /// Asks in other namespaces, by inode number.
+    others: HashMap<u32, SockDiag>,
+    /// Where answers go.
+    answers: Sender<Answer>,
+    /// Look only at sockets with this port; 0: any.
+    port: u16,
+    /// Sockets of the last dump that had unsent bytes, by cookie.
+    seen: HashMap<u64, SocketKey>,
+}
+
+impl Worker {
+    /// Works until nobody asks any more.
+    async fn work(
+        mut self,
+        mut requests: Receiver<Request>,
+        period: std::time::Duration,
+        mut dump: bool,
+    ) {
+        let mut ticker = interval(period);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(Request::Ask(poll)) => {
+                        let answer = self.ask(&poll).await;
+                        if self.answers.send(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(Request::Dump) => dump = true,
+                    None => return,
+                },
+                _ = ticker.tick(), if dump => {
+                    for answer in self.dump().await {
+                        if self.answers.send(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks about one socket.
+    async fn ask(&mut self, poll: &Poll) -> Answer {
+        let id = SocketId { src: poll.src, dst: poll.dst, cookie: poll.cookie };
+        let asked_ns = clock::monotonic_ns();
+        let queried = match self.socket_for(poll) {
+            Ok(socket) => socket.query(&id).await,
+            Err(error) => Err(error),
+        };
+        match queried {
+            Ok(sample) => Answer::Sampled {
+                key: poll.key,
+                asked_ns,
+                at_ns: clock::monotonic_ns(),
+                sample: sample.as_ref().map(sample_of).map(Box::new),
+            },
+            Err(error) => {
+                // It may be the namespace that is gone: open it anew next time.
+                if let Some(netns) = poll.netns {
+                    self.others.remove(&netns);
+                }
+                Answer::Failed(error.to_string())
+            }
+        }
+    }
+
+    /// The netlink socket for a question.
+    fn socket_for(&mut self, poll: &Poll) -> Result<&mut SockDiag, sockdiag::Error> {
+        let (Some(netns), Some(pid)) = (poll.netns, poll.pid) else { return Ok(&mut self.own) };
+        if self.own_netns.is_none_or(|own| own == netns) {
+            return Ok(&mut self.own);
+        }
+        if !self.others.contains_key(&netns) {
+            if self.others.len() >= NAMESPACES {
+                self.others.clear();
+            }
+            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            self.others.insert(netns, SockDiag::open_in(&path)?);
+        }
+        Ok(self.others.get_mut(&netns).unwrap_or(&mut self.own))
+    }
+
+    /// Asks about all kTLS sockets of the daemon's own namespace.
+    async fn dump(&mut self) -> Vec<Answer> {
+        let asked_ns = clock::monotonic_ns();
+        let dump = match self.own.dump(true).await {
+            Ok(dump) => dump,
+            Err(error) => return vec![Answer::Failed(error.to_string())],
+        };
+        let at_ns = clock::monotonic_ns();
+        let mut answers = Vec::new();
+        let mut seen = HashMap::new();
+        for sample in &dump.samples {
+            let port = self.port;
+            if port != 0 && sample.src.port() != port && sample.dst.port() != port {
+                continue;
+            }
+            let key = SocketKey(sample.cookie);
+            let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
+            if waits || self.seen.contains_key(&sample.cookie) {
+                seen.insert(sample.cookie, key);
+                let sample = Some(Box::new(sample_of(sample)));
+                answers.push(Answer::Sampled { key, asked_ns, at_ns, sample });
+            }
+        }
+        if dump.interrupted {
+            answers.push(Answer::Failed("the table of sockets changed during the dump".to_owned()));
+        } else {
+            // Sockets that are not there any more.
+            for (cookie, &key) in &self.seen {
+                if !seen.contains_key(cookie) {
+                    answers.push(Answer::Sampled { key, asked_ns, at_ns, sample: None });
+                }
+            }
+        }
+        self.seen = seen;
+        answers
+    }
+}
+
+/// What matters of an answer.
+fn sample_of(sample: &SocketSample) -> Sample {
+    Sample {
+        cookie: sample.cookie,
+        inode: sample.inode,
+        src: Some(sample.src),
+        dst: Some(sample.dst),
+        established: sample.state.can_send(),
+        notsent: sample.tcp.notsent_bytes,
+        packets_out: sample.tcp.unacked,
+        snd_wnd: sample.tcp.snd_wnd,
+        mss: sample.tcp.snd_mss,
+        bytes_sent: sample.tcp.bytes_sent,
+        wmem_queued: sample.mem.as_ref().map(|mem| mem.wmem_queued),
+        sndbuf: sample.mem.as_ref().map(|mem| mem.sndbuf),
+        timer: sample.timer.as_ref().map(|timer| Timer {
+            kind: timer.kind.to_string(),
+            expires_ms: timer.expires_ms,
+            probes: timer.retransmits.into(),
+        }),
+        cipher: sample.ulp.as_ref().and_then(|ulp| ulp.cipher_name()),
+        tls_version: sample.ulp.as_ref().and_then(|ulp| ulp.version_name()),
+        tx: sample.ulp.as_ref().and_then(|ulp| ulp.tx_name()),
+    }
+}

@@ -1,0 +1,525 @@
+//! One run of the daemon, from looking at the kernel to the last event.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ktls_trace_common::{counter, filter::Filter};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    clock,
+    poller::{Answer, Poller},
+    process,
+};
+use crate::{
+    correlate::{
+        self, Correlator, Output,
+        event::{Body, Event, Lost, Name, Probes, Started, Stopped},
+    },
+    export::{Lines, Written},
+    kernel::{
+        Facts, Plan,
+        modules::{self, Tls},
+        plan::Hook,
+        symbols::Symbols,
+    },
+    observe::{Observation, SocketKey, What},
+    probe::{self, Attached, Probe},
+};
+
+/// How often losses are looked at, and whether kernel TLS has appeared.
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// How often the clocks are compared.
+const CLOCK_EVERY: u32 = 40;
+
+/// What a run goes by.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threshold and intervals.
+    pub correlate: correlate::Config,
+    /// What to look at.
+    pub filter: Filter,
+    /// Ask `sock_diag` only.
+    pub no_bpf: bool,
+    /// Functions to leave alone.
+    pub without: Vec<String>,
+    /// Folder of the kernel's BTF.
+    pub btf: PathBuf,
+    /// End after this long.
+    pub duration: Option<Duration>,
+    /// Whether the programs' own diagnostics are wanted.
+    pub programs_log: bool,
+}
+
+/// Why a run could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Signals can't be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+    /// Neither hooks nor `sock_diag` can be used.
+    #[error("nothing can be observed: {hooks}; and sock_diag: {sock_diag}")]
+    Nothing {
+        /// Why there are no hooks.
+        hooks: String,
+        /// Why there is no `sock_diag`.
+        sock_diag: String,
+    },
+}
+
+/// How the kernel is observed now.
+enum Mode {
+    /// With hooks.
+    Hooks(Box<Hooks>),
+    /// Not yet: the hooks wait for kernel TLS.
+    WaitingForTls,
+    /// By asking `sock_diag` only, for this reason.
+    Polling(String),
+}
+
+/// The hooks at work.
+struct Hooks {
+    /// The programs.
+    probe: Probe,
+    /// What is attached and what is not.
+    attached: Attached,
+    /// The functions, to read stacks by.
+    symbols: Symbols,
+    /// Sockets under suspicion: their address and generation in the kernel's table.
+    suspects: HashMap<SocketKey, (u64, u64)>,
+}
+
+/// Everything a run works with.
+struct Session {
+    /// What it goes by.
+    options: Options,
+    /// How it sees.
+    mode: Mode,
+    /// What the kernel offers.
+    plan: Plan,
+    /// Joins what is seen.
+    correlator: Correlator,
+    /// Asks `sock_diag`.
+    poller: Poller,
+    /// Where events go.
+    lines: Lines,
+    /// Sockets whose process was looked up.
+    named: HashSet<(SocketKey, u32)>,
+    /// Losses told so far.
+    lost: BTreeMap<&'static str, u64>,
+    /// The reader of the output is gone.
+    reader_gone: bool,
+}
+
+/// Observes until stopped, and writes what it finds to `lines`. `ready` is called once with a line
+/// that says how the kernel is observed.
+///
+/// # Errors
+///
+/// If nothing can be observed at all.
+pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let facts = Facts::gather_from(&options.btf);
+    let plan = Plan::new(&facts, &options.without);
+    let mode = observe_how(&options, &facts, &plan);
+    let poller = Poller::start(&options, matches!(mode, Mode::Polling(_)));
+    let poller = match (poller, &mode) {
+        (Ok(poller), _) => poller,
+        (Err(sock_diag), Mode::Polling(hooks)) => {
+            return Err(Error::Nothing { hooks: hooks.clone(), sock_diag: sock_diag.to_string() });
+        }
+        (Err(error), _) => {
+            tracing::warn!("sock_diag can't be asked, verdicts stay consistent at most: {error}");
+            Poller::none()
+        }
+    };
+    let mut session = Session {
+        correlator: Correlator::new(options.correlate),
+        options,
+        mode,
+        plan,
+        poller,
+        lines,
+        named: HashSet::new(),
+        lost: BTreeMap::new(),
+        reader_gone: false,
+    };
+    session.note_clock();
+    session.tell_start(&facts.release);
+    ready(&session.ready_line());
+    drop(facts);
+    session.watch(&mut signals).await;
+    session.stop();
+    Ok(())
+}
+
+/// Chooses how to observe, and attaches.
+fn observe_how(options: &Options, facts: &Facts, plan: &Plan) -> Mode {
+    if options.no_bpf {
+        return Mode::Polling("hooks are not wanted (--no-bpf)".to_owned());
+    }
+    if let Some(obstacle) = &plan.obstacle {
+        return Mode::Polling(obstacle.to_string());
+    }
+    if facts.tls == Tls::NotLoaded {
+        return Mode::WaitingForTls;
+    }
+    match attach(options, facts, plan) {
+        Ok(hooks) => Mode::Hooks(Box::new(hooks)),
+        Err(error) => Mode::Polling(match crate::kernel::capabilities::missing() {
+            missing if missing.is_empty() => error.to_string(),
+            missing => format!("{error} (missing {})", missing.join(", ")),
+        }),
+    }
+}
+
+/// Loads the programs and attaches them.
+fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe::Error> {
+    let layout = facts
+        .layout
+        .as_ref()
+        .map_or(ktls_trace_common::layout::Layout::ABSENT, |resolved| resolved.layout);
+    let probe_options =
+        probe::Options { layout, filter: options.filter, log: options.programs_log };
+    let (probe, attached) = Probe::load(&plan.hooks(), &probe_options)?;
+    for (hook, error) in &attached.failed {
+        tracing::warn!("{} can't be hooked: {error}", hook.symbol);
+    }
+    let symbols = facts.symbols.clone().unwrap_or_default();
+    Ok(Hooks { probe, attached, symbols, suspects: HashMap::new() })
+}
+
+/// The signals that a run listens to.
+struct Signals {
+    /// SIGINT.
+    interrupt: Signal,
+    /// SIGTERM.
+    terminate: Signal,
+    /// SIGHUP.
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl Session {
+    /// Observes until a signal, the end of the time or of the output.
+    async fn watch(&mut self, signals: &mut Signals) {
+        let end = self.options.duration.map(|duration| Instant::now() + duration);
+        let mut housekeeping = ticker(HOUSEKEEPING);
+        let mut ticks = 0_u32;
+        while !self.reader_gone {
+            let deadline = self.correlator.next_deadline_ns().map(instant_of);
+            tokio::select! {
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                _ = signals.hangup.recv() => self.reopen(),
+                () = at(end) => break,
+                () = at(deadline) => self.observe(What::Tick),
+                ready = readable(&mut self.mode) => {
+                    if ready {
+                        self.drain();
+                    }
+                }
+                answer = self.poller.answer() => self.answered(answer),
+                _ = housekeeping.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(CLOCK_EVERY) {
+                        self.note_clock();
+                    }
+                    self.keep_house();
+                }
+            }
+        }
+    }
+
+    /// Hands an observation of this moment to the correlator.
+    fn observe(&mut self, what: What) {
+        self.take(&Observation { at_ns: clock::monotonic_ns(), what });
+    }
+
+    /// Hands an observation to the correlator and does what follows.
+    fn take(&mut self, observation: &Observation) {
+        for output in self.correlator.observe(observation) {
+            self.act(output);
+        }
+    }
+
+    /// Does what the correlator wants.
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Event(event) => self.write(&event),
+            Output::Poll(poll) => self.poller.ask(poll),
+            Output::Forget(key) => {
+                self.named.retain(|&(named, _)| named != key);
+                if let Mode::Hooks(hooks) = &mut self.mode
+                    && let Some((sk, generation)) = hooks.suspects.remove(&key)
+                {
+                    hooks.probe.suspects.clear(sk, generation);
+                }
+            }
+        }
+    }
+
+    /// Takes everything that waits in the ring buffer.
+    fn drain(&mut self) {
+        loop {
+            let Mode::Hooks(hooks) = &mut self.mode else { return };
+            let decoded = match hooks.probe.ring.get_mut().next() {
+                Some(record) => probe::decode(&record, &hooks.symbols),
+                None => return,
+            };
+            let Some(decoded) = decoded else { continue };
+            let observation = decoded.observation;
+            let key = SocketKey(decoded.generation);
+            hooks.suspects.insert(key, (decoded.sk, decoded.generation));
+            let pid = match &observation.what {
+                What::Refused { process, .. } => Some(process.pid),
+                What::PersistFired { hold, .. } => hold.writer_pid,
+                _ => None,
+            };
+            self.take(&observation);
+            if let Some(pid) = pid {
+                self.name(key, pid);
+            }
+        }
+    }
+
+    /// Looks up a process once for a socket.
+    fn name(&mut self, key: SocketKey, pid: u32) {
+        if self.named.insert((key, pid)) {
+            let (exe, cgroup) = (process::exe(pid), process::cgroup(pid));
+            self.observe(What::ProcessNamed { key, exe, cgroup });
+        }
+    }
+
+    /// Takes an answer of `sock_diag`.
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Sampled { key, asked_ns, at_ns, sample } => {
+                self.take(&Observation { at_ns, what: What::Sampled { key, asked_ns, sample } });
+            }
+            Answer::Failed(error) => {
+                tracing::debug!("sock_diag: {error}");
+                self.tell_lost("sock-diag", 1);
+            }
+        }
+    }
+
+    /// Tells the correlator what time it is.
+    fn note_clock(&mut self) {
+        self.observe(What::Clock { unix_ns: clock::unix_ns() });
+    }
+
+    /// Looks for losses, and for kernel TLS if the hooks wait for it.
+    fn keep_house(&mut self) {
+        match &mut self.mode {
+            Mode::Hooks(hooks) => {
+                if let Some(log) = &mut hooks.probe.log {
+                    log.get_mut().flush();
+                }
+                for (place, total) in hooks.probe.lost() {
+                    let told = self.lost.get(place).copied().unwrap_or(0);
+                    if total > told {
+                        self.tell_lost(place, total - told);
+                    }
+                }
+            }
+            Mode::WaitingForTls if modules::tls_is_loaded() => self.tls_appeared(),
+            Mode::WaitingForTls | Mode::Polling(_) => {}
+        }
+    }
+
+    /// Attaches, now that kernel TLS is there.
+    fn tls_appeared(&mut self) {
+        let facts = Facts::gather_from(&self.options.btf);
+        self.plan = Plan::new(&facts, &self.options.without);
+        self.mode = observe_how(&self.options, &facts, &self.plan);
+        let reason = match &self.mode {
+            Mode::Hooks(_) | Mode::WaitingForTls => "kernel TLS was loaded".to_owned(),
+            Mode::Polling(why) => {
+                self.poller.dump_from_now_on();
+                format!("kernel TLS was loaded, but hooks can't be used: {why}")
+            }
+        };
+        let body = Probes { reason, hooks: self.hooks(), cannot_see: self.cannot_see() };
+        self.tell(Name::ProbesChanged, Body::Probes(body));
+    }
+
+    /// Opens the output anew (SIGHUP).
+    fn reopen(&mut self) {
+        if let Err(error) = self.lines.reopen() {
+            tracing::error!("{error}; going on with the old file");
+        }
+    }
+
+    /// Closes every episode and says goodbye.
+    fn stop(&mut self) {
+        if matches!(self.mode, Mode::Hooks(_)) {
+            self.drain();
+            self.keep_house();
+        }
+        for output in self.correlator.finish(clock::monotonic_ns()) {
+            self.act(output);
+        }
+        let counter = |slot| match &self.mode {
+            Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
+            Mode::WaitingForTls | Mode::Polling(_) => None,
+        };
+        let mut lost: BTreeMap<String, u64> =
+            self.lost.iter().map(|(&place, &count)| (place.to_owned(), count)).collect();
+        if self.lines.lost() > 0 {
+            lost.insert("output".to_owned(), self.lines.lost());
+        }
+        let stopped = Stopped {
+            stalls: self.correlator.stalls(),
+            refused: counter(counter::REFUSED),
+            back_pressure: counter(counter::BACK_PRESSURE),
+            records: counter(counter::RECORDS),
+            records_with_msg_more: counter(counter::RECORDS_MORE),
+            lost,
+        };
+        self.tell(Name::Stopped, Body::Stopped(stopped));
+    }
+
+    /// Tells of losses.
+    fn tell_lost(&mut self, place: &'static str, count: u64) {
+        let total = self.lost.entry(place).or_insert(0);
+        *total += count;
+        let body = Lost { place: place.to_owned(), count, total: *total };
+        self.tell(Name::Lost, Body::Lost(body));
+    }
+
+    /// Tells how the run begins.
+    fn tell_start(&mut self, release: &str) {
+        let mode = match &self.mode {
+            Mode::Hooks(_) => "hooks",
+            Mode::WaitingForTls => "waiting-for-tls",
+            Mode::Polling(_) => "polling",
+        };
+        let body = Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: release.to_owned(),
+            mode: mode.to_owned(),
+            threshold_ms: milliseconds(self.options.correlate.threshold_ns),
+            poll_interval_ms: milliseconds(self.options.correlate.poll_interval_ns),
+            hooks: self.hooks(),
+            cannot_see: self.cannot_see(),
+        };
+        self.tell(Name::Started, Body::Started(body));
+    }
+
+    /// Writes an event of this moment.
+    fn tell(&mut self, name: Name, body: Body) {
+        let unix_ns = self.correlator.unix_ns(clock::monotonic_ns());
+        self.write(&Event::new(name, unix_ns, body));
+    }
+
+    /// Writes an event.
+    fn write(&mut self, event: &Event) {
+        match self.lines.write(event) {
+            Written::Yes | Written::StillLost => {}
+            Written::Lost(why) => {
+                tracing::error!("{why}; events are lost until it works again");
+            }
+            Written::ReaderGone => self.reader_gone = true,
+        }
+    }
+
+    /// The attached hooks, by name.
+    fn hooks(&self) -> Vec<String> {
+        let Mode::Hooks(hooks) = &self.mode else { return Vec::new() };
+        let name = |hook: &Hook| {
+            let on_return = hook.program.ends_with("_ret");
+            if on_return { format!("{} (return)", hook.symbol) } else { hook.symbol.to_owned() }
+        };
+        hooks.attached.hooks.iter().map(name).collect()
+    }
+
+    /// What can't be seen, in words.
+    fn cannot_see(&self) -> Vec<String> {
+        match &self.mode {
+            Mode::WaitingForTls => Vec::new(),
+            Mode::Polling(why) => vec![
+                format!("no hooks: {why}"),
+                "sock_diag alone can't see flags, corks or gates: a corked record is reported as unknown"
+                    .to_owned(),
+            ],
+            Mode::Hooks(hooks) => {
+                let failed = |hook: &Hook| {
+                    hooks.attached.failed.iter().any(|(other, _)| other.symbol == hook.symbol)
+                };
+                let lost = self.plan.choices.iter().filter(|choice| {
+                    choice.hooks.is_empty() || choice.hooks.iter().any(failed)
+                });
+                lost.map(|choice| format!("{}: {}", choice.observable, choice.loss())).collect()
+            }
+        }
+    }
+
+    /// How the kernel is observed, with the word that others wait for.
+    fn ready_line(&self) -> String {
+        match &self.mode {
+            Mode::Hooks(hooks) => format!("watching ({} hooks)", hooks.attached.hooks.len()),
+            Mode::WaitingForTls => {
+                "watching (kernel TLS is not loaded; the hooks wait for it)".to_owned()
+            }
+            Mode::Polling(why) => format!("watching by asking sock_diag only: {why}"),
+        }
+    }
+}
+
+/// A ticker that does not catch up on what it missed.
+fn ticker(period: Duration) -> Interval {
+    let mut ticker = interval(period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+/// A moment of `CLOCK_MONOTONIC` as tokio's.
+fn instant_of(at_ns: u64) -> Instant {
+    Instant::now() + Duration::from_nanos(at_ns.saturating_sub(clock::monotonic_ns()))
+}
+
+/// Waits for a moment, or for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the ring buffer has something to read; for ever if there is none.
+async fn readable(mode: &mut Mode) -> bool {
+    let Mode::Hooks(hooks) = mode else { return std::future::pending().await };
+    match hooks.probe.ring.readable().await {
+        Ok(mut guard) => {
+            // Cleared before the ring is read, so that what comes meanwhile wakes again.
+            guard.clear_ready();
+            true
+        }
+        Err(error) => {
+            tracing::error!("the ring buffer can't be waited for: {error}");
+            false
+        }
+    }
+}
+
+/// Nanoseconds as milliseconds.
+fn milliseconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64() * 1000.0
+}

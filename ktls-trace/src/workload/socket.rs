@@ -1,0 +1,203 @@
+//! Connects the two ends of one connection and sets their options. The sender is the end that accepts,
+//! as a web server is.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+};
+
+use nix::{
+    errno::Errno,
+    getsockopt_impl, setsockopt_impl, sockopt_impl,
+    sys::socket::{
+        AddressFamily, SetSockOpt, SockFlag, SockType, SockaddrStorage, connect, getsockopt,
+        setsockopt, socket, sockopt,
+    },
+};
+
+use super::{Config, Error, config::Receiver};
+
+/// `SO_RCVBUF` of a receiver that stops reading, in bytes before the kernel doubles it: small, so that
+/// the window shuts soon after.
+const STOPPED_RCVBUF: usize = 16 << 10;
+
+sockopt_impl!(
+    /// Bytes not yet sent at which the socket stops being writable (`tcp_stream_memory_free`).
+    TcpNotsentLowat,
+    Both,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    u32
+);
+
+sockopt_impl!(
+    /// Never send a partial segment.
+    TcpCork,
+    Both,
+    libc::IPPROTO_TCP,
+    libc::TCP_CORK,
+    bool
+);
+
+nix::ioctl_read_bad!(
+    /// Bytes in the send queue not yet sent (`SIOCOUTQNSD` of linux/sockios.h, which libc lacks).
+    siocoutqnsd,
+    0x894b,
+    libc::c_int
+);
+
+nix::ioctl_read_bad!(
+    /// Bytes in the send queue not yet acknowledged (`SIOCOUTQ`, the number of `TIOCOUTQ`).
+    siocoutq,
+    libc::TIOCOUTQ,
+    libc::c_int
+);
+
+/// The two ends of one connection.
+#[derive(Debug)]
+pub(super) struct Pair {
+    /// The end that sends; it accepted.
+    pub(super) sender: TcpStream,
+    /// The sender's address.
+    pub(super) src: SocketAddr,
+    /// The end that receives; it connected.
+    pub(super) receiver: TcpStream,
+    /// The receiver's address.
+    pub(super) dst: SocketAddr,
+}
+
+/// Opens the listener all connections of a run go through.
+pub(super) fn listen(config: &Config) -> Result<TcpListener, Error> {
+    let address = if config.ipv6 {
+        SocketAddr::from((Ipv6Addr::LOCALHOST, config.port))
+    } else {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, config.port))
+    };
+    let listener =
+        TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+    if let Some(mss) = config.mss {
+        set(&listener, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
+    }
+    Ok(listener)
+}
+
+/// Connects a receiver to the listener, accepts the sender and sets the sender's options, TLS excepted.
+pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pair, Error> {
+    let address = listener.local_addr().map_err(|source| Error::Resource {
+        what: "address of the listener",
+        source,
+    })?;
+    let failed = |source: io::Error| Error::Connect { address, source };
+
+    let family = if address.is_ipv6() {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let receiver = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|e| failed(e.into()))?;
+    // Before connect: the SYN carries the MSS and decides the window's scale.
+    if let Some(mss) = config.mss {
+        set(&receiver, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
+    }
+    if let Receiver::Stop { .. } = config.receiver {
+        set(&receiver, sockopt::RcvBuf, "SO_RCVBUF", STOPPED_RCVBUF)?;
+    }
+    connect(receiver.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|e| failed(e.into()))?;
+    let receiver = TcpStream::from(receiver);
+    let dst = receiver.local_addr().map_err(failed)?;
+
+    // Another process may have connected to the port meanwhile: take only our own receiver.
+    let (sender, src) = loop {
+        let (sender, peer) = listener.accept().map_err(failed)?;
+        if peer == dst {
+            let src = sender.local_addr().map_err(failed)?;
+            break (sender, src);
+        }
+    };
+
+    if let Some(lowat) = config.notsent_lowat {
+        set(&sender, TcpNotsentLowat, "TCP_NOTSENT_LOWAT", lowat)?;
+    }
+    if let Some(sndbuf) = config.sndbuf {
+        set(
+            &sender,
+            sockopt::SndBuf,
+            "SO_SNDBUF",
+            usize::try_from(sndbuf).unwrap_or(usize::MAX),
+        )?;
+    }
+    if config.cork {
+        set(&sender, TcpCork, "TCP_CORK", true)?;
+    }
+    if config.nonblocking {
+        sender
+            .set_nonblocking(true)
+            .map_err(|source| Error::Resource {
+                what: "make the sender non-blocking",
+                source,
+            })?;
+    }
+    Ok(Pair {
+        sender,
+        src,
+        receiver,
+        dst,
+    })
+}
+
+/// What the kernel says of a sender, read while it may be blocked in a send.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SenderState {
+    /// The MSS in use, in bytes.
+    pub(super) mss: Option<u32>,
+    /// The send buffer's size, in bytes.
+    pub(super) sndbuf: Option<u32>,
+    /// Bytes queued and not sent.
+    pub(super) notsent: Option<u32>,
+    /// Bytes queued and not acknowledged.
+    pub(super) unacked: Option<u32>,
+}
+
+impl SenderState {
+    /// Reads the state. What can't be read stays unknown.
+    pub(super) fn read(sender: &TcpStream) -> Self {
+        let fd = sender.as_raw_fd();
+        Self {
+            mss: getsockopt(sender, sockopt::TcpMaxSeg).ok(),
+            sndbuf: getsockopt(sender, sockopt::SndBuf)
+                .ok()
+                .and_then(|bytes| u32::try_from(bytes).ok()),
+            // SAFETY: the descriptor is open, and both ioctls write one int to the int they are given.
+            notsent: outq(|bytes| unsafe { siocoutqnsd(fd, bytes) }),
+            // SAFETY: as above.
+            unacked: outq(|bytes| unsafe { siocoutq(fd, bytes) }),
+        }
+    }
+}
+
+/// Asks one of the two queue ioctls.
+fn outq(ask: impl Fn(&mut libc::c_int) -> nix::Result<libc::c_int>) -> Option<u32> {
+    let mut bytes: libc::c_int = 0;
+    ask(&mut bytes).ok()?;
+    u32::try_from(bytes).ok()
+}
+
+/// Sets one option, and names it if the kernel refuses.
+fn set<O>(
+    fd: &impl std::os::fd::AsFd,
+    option: O,
+    name: &'static str,
+    value: O::Val,
+) -> Result<(), Error>
+where
+    O: SetSockOpt,
+    O::Val: std::fmt::Display + Sized,
+{
+    setsockopt(fd, option, &value).map_err(|source: Errno| Error::SocketOption {
+        option: name,
+        value: value.to_string(),
+        source,
+    })
+}
