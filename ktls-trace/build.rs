@@ -15,7 +15,9 @@ fn main() -> Result<()> {
         env::set_var("CARGO_TERM_QUIET", "true");
     };
     let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("no workspace")?;
     let programs = root.join("ktls-trace-ebpf");
     let common = root.join("ktls-trace-common");
     println!("cargo:rerun-if-changed={}", common.display());

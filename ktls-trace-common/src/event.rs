@@ -156,7 +156,7 @@ pub struct Tx {
     pub send_begin_ns: u64,
     /// When TCP had taken the last complete record, in nanoseconds; 0: none was seen.
     pub push_ns: u64,
-    /// Bytes asked for by the last send.
+    /// Bytes asked for by the last send; 0 if it was a `sendpage` call.
     pub send_size: u64,
     /// Complete records handed to TCP.
     pub records: u64,

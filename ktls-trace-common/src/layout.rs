@@ -21,7 +21,11 @@ pub struct Bits {
 
 impl Bits {
     /// A bit-field that this kernel does not have.
-    pub const ABSENT: Self = Self { offset: ABSENT, shift: 0, width: 0 };
+    pub const ABSENT: Self = Self {
+        offset: ABSENT,
+        shift: 0,
+        width: 0,
+    };
 }
 
 macro_rules! layout {
@@ -130,8 +134,6 @@ layout! {
     arg_push_sg_flags,
     /// Position of `flags` in `tls_sw_sendpage`.
     arg_sendpage_flags,
-    /// Position of `size` in `tls_sw_sendpage`.
-    arg_sendpage_size,
 }
 
 #[cfg(feature = "user")]

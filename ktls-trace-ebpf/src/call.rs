@@ -37,7 +37,10 @@ pub(crate) static WAITING: Calls = HashMap::with_max_entries(8192, 0);
 /// Notes that this thread entered the function.
 #[inline(always)]
 pub(crate) fn enter(calls: &Calls, sk: u64, begin_ns: u64) {
-    if calls.insert(bpf_get_current_pid_tgid(), Call { sk, begin_ns }, 0).is_err() {
+    if calls
+        .insert(bpf_get_current_pid_tgid(), Call { sk, begin_ns }, 0)
+        .is_err()
+    {
         count(counter::LOST_CALL);
     }
 }
@@ -54,7 +57,8 @@ pub(crate) fn leave(calls: &Calls) -> Option<Call> {
 }
 
 /// The argument at a position that the layout names. The verifier wants a constant position, and
-/// the layout is constant for it, so only one arm is left of this.
+/// the layout is constant for it, so only one arm is left of this. At most once per program: of two
+/// the compiler makes one load with a computed position, which the verifier refuses.
 #[inline(always)]
 pub(crate) fn argument(ctx: &ProbeContext, position: u32) -> Option<u64> {
     match position {

@@ -18,7 +18,12 @@ pub(crate) static LAYOUT: Layout = Layout::ABSENT;
 
 /// What to look at; set by the user side before the programs are loaded.
 #[unsafe(no_mangle)]
-pub(crate) static FILTER: Filter = Filter { tgid: 0, port: 0, netns: 0, reserved: 0 };
+pub(crate) static FILTER: Filter = Filter {
+    tgid: 0,
+    port: 0,
+    netns: 0,
+    reserved: 0,
+};
 
 /// Events on their way to the user side.
 #[map]

@@ -48,15 +48,21 @@ fn sk_reset_timer(ctx: ProbeContext) -> u32 {
 /// `void tcp_send_probe0(struct sock *sk)`: the persist timer fired.
 #[kprobe]
 fn tcp_send_probe0(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(tls) = sock::tls_context(sk) else { return 0 };
+    let Some(sk) = ctx.arg::<u64>(0) else {
+        return 0;
+    };
+    let Some(tls) = sock::tls_context(sk) else {
+        return 0;
+    };
     // SAFETY: read only; see `tx_of`.
     let owner = unsafe { TX.get(sk) }.map_or(0, |tx| (tx.pid_tgid >> 32) as u32);
     if !sock::wanted(sk, owner) {
         return 0;
     }
     count(counter::PERSIST_FIRED);
-    let Some(queue) = Queue::read(sk) else { return 0 };
+    let Some(queue) = Queue::read(sk) else {
+        return 0;
+    };
     let now = monotonic_ns();
     let generation = match wait::suspect(sk, &queue, now) {
         Suspicion::New(generation) => generation,
@@ -86,8 +92,12 @@ fn tcp_xmit_probe_skb(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 pub(crate) fn note(kind: u32, sk: u64) {
     // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
-    let Some(suspect) = (unsafe { SUSPECTS.get(sk) }) else { return };
-    if suspect.ports != sock::ports(sk) {
+    let Some(suspect) = (unsafe { SUSPECTS.get(sk) }) else {
+        return;
+    };
+    let ports = sock::ports(sk);
+    // A connection that has ended on both sides has given its port back before it is closed.
+    if suspect.ports != ports && ports & 0xffff != 0 {
         return;
     }
     if kind == event::ZERO_WINDOW_PROBE {
@@ -97,6 +107,11 @@ pub(crate) fn note(kind: u32, sk: u64) {
         count(counter::LOST_RING);
         return;
     };
-    entry.write(wait::header::<Header>(kind, monotonic_ns(), sk, suspect.generation));
+    entry.write(wait::header::<Header>(
+        kind,
+        monotonic_ns(),
+        sk,
+        suspect.generation,
+    ));
     entry.submit(0);
 }

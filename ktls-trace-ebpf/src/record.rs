@@ -9,7 +9,7 @@ use ktls_trace_common::counter;
 use crate::{
     call::{self, PUSHING},
     maps::{TX, count, layout},
-    send::{tx_of, monotonic_ns},
+    send::{monotonic_ns, tx_of},
     sock::{self, Queue},
 };
 
@@ -20,9 +20,13 @@ const MSG_MORE: u32 = 0x8000;
 /// u16 first_offset, int flags)`.
 #[kprobe]
 fn tls_push_sg(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(sk) = ctx.arg::<u64>(0) else {
+        return 0;
+    };
     let flags = call::argument(&ctx, layout!(arg_push_sg_flags));
-    let Some(queue) = Queue::read(sk) else { return 0 };
+    let Some(queue) = Queue::read(sk) else {
+        return 0;
+    };
     let now = monotonic_ns();
     if let Some(tx) = tx_of(sk) {
         // A record that was cut short goes on where it stopped: its bytes still belong together.
@@ -39,11 +43,15 @@ fn tls_push_sg(ctx: ProbeContext) -> u32 {
 /// Return of `tls_push_sg`: 0 once the whole record is with TCP.
 #[kretprobe]
 fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
-    let Some(call) = call::leave(&PUSHING) else { return 0 };
+    let Some(call) = call::leave(&PUSHING) else {
+        return 0;
+    };
     if ctx.ret::<i32>() != 0 {
         return 0; // cut short: `pushing` stays set until the rest has gone
     }
-    let Some(write_seq) = sock::member::<u32>(call.sk, layout!(tcp_write_seq)) else { return 0 };
+    let Some(write_seq) = sock::member::<u32>(call.sk, layout!(tcp_write_seq)) else {
+        return 0;
+    };
     count(counter::RECORDS);
     if let Some(tx) = TX.get_ptr_mut(call.sk) {
         // SAFETY: see `tx_of`.

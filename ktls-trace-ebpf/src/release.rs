@@ -1,10 +1,7 @@
 //! Held bytes leave, and the socket is closed.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::generated::bpf_get_stack,
-    macros::kprobe,
-    programs::ProbeContext,
+    EbpfContext as _, helpers::generated::bpf_get_stack, macros::kprobe, programs::ProbeContext,
 };
 use ktls_trace_common::{
     counter,
@@ -22,8 +19,12 @@ use crate::{
 /// never sent before leaves. The stack says on whose behalf.
 #[kprobe]
 fn tcp_event_new_data_sent(ctx: ProbeContext) -> u32 {
-    let (Some(sk), Some(skb)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) else { return 0 };
-    let Some(suspect) = SUSPECTS.get_ptr_mut(sk) else { return 0 };
+    let (Some(sk), Some(skb)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) else {
+        return 0;
+    };
+    let Some(suspect) = SUSPECTS.get_ptr_mut(sk) else {
+        return 0;
+    };
     // SAFETY: the socket's lock is held here.
     let suspect = unsafe { &mut *suspect };
     if suspect.holding == 0 || suspect.ports != sock::ports(sk) {

@@ -51,7 +51,12 @@ pub(crate) fn monotonic_ns() -> u64 {
 #[kprobe]
 fn tls_sw_sendmsg(ctx: ProbeContext) -> u32 {
     if let (Some(sk), Some(msg), Some(size)) = (ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) {
-        begin(sk, sock::member(msg, layout!(msg_flags)).unwrap_or(0), size, 0);
+        begin(
+            sk,
+            sock::member(msg, layout!(msg_flags)).unwrap_or(0),
+            size,
+            0,
+        );
     }
     0
 }
@@ -60,9 +65,8 @@ fn tls_sw_sendmsg(ctx: ProbeContext) -> u32 {
 #[kprobe]
 fn tls_sw_sendpage(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        let size = call::argument(&ctx, layout!(arg_sendpage_size));
         let flags = call::argument(&ctx, layout!(arg_sendpage_flags));
-        begin(sk, flags.unwrap_or(0) as u32, size.unwrap_or(0), 1);
+        begin(sk, flags.unwrap_or(0) as u32, 0, 1);
     }
     0
 }

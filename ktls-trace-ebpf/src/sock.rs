@@ -33,7 +33,11 @@ fn bits(base: u64, field: Bits) -> Option<u32> {
 /// Reads a [`Bits`] member of the layout.
 macro_rules! bit_field {
     ($name:ident) => {
-        Bits { offset: layout!($name.offset), shift: layout!($name.shift), width: layout!($name.width) }
+        Bits {
+            offset: layout!($name.offset),
+            shift: layout!($name.shift),
+            width: layout!($name.width),
+        }
     };
 }
 
@@ -153,18 +157,38 @@ pub(crate) unsafe fn snapshot(sk: u64, tls: u64, out: *mut Snapshot) {
     }
 
     let net = member::<u64>(sk, layout!(skc_net)).unwrap_or(0);
-    put!(cookie, member(sk, layout!(skc_cookie)).filter(|&cookie: &u64| cookie != 0), known::COOKIE);
+    put!(
+        cookie,
+        member(sk, layout!(skc_cookie)).filter(|&cookie: &u64| cookie != 0),
+        known::COOKIE
+    );
     put!(netns, member(net, layout!(net_inum)), known::NETNS);
     put!(notsent_lowat, notsent_lowat(sk), known::LOWAT);
     if member::<u32>(sk, layout!(tcp_notsent_lowat)).is_some_and(|own| own != 0) {
         seen |= known::LOWAT_OWN;
     }
     put!(nonagle, bits(sk, bit_field!(tcp_nonagle)), known::NONAGLE);
-    put!(pending, member::<u8>(sk, layout!(icsk_pending)).map(u32::from), known::PENDING);
-    put!(probes_out, member::<u8>(sk, layout!(icsk_probes_out)).map(u32::from), known::PROBES_OUT);
+    put!(
+        pending,
+        member::<u8>(sk, layout!(icsk_pending)).map(u32::from),
+        known::PENDING
+    );
+    put!(
+        probes_out,
+        member::<u8>(sk, layout!(icsk_probes_out)).map(u32::from),
+        known::PROBES_OUT
+    );
     put!(tx_conf, bits(tls, bit_field!(tls_tx_conf)), known::TX_CONF);
-    put!(tls_version, member::<u16>(tls, layout!(tls_version)).map(u32::from), known::TLS_VERSION);
-    put!(cipher_type, member::<u16>(tls, layout!(tls_cipher_type)).map(u32::from), known::CIPHER);
+    put!(
+        tls_version,
+        member::<u16>(tls, layout!(tls_version)).map(u32::from),
+        known::TLS_VERSION
+    );
+    put!(
+        cipher_type,
+        member::<u16>(tls, layout!(tls_cipher_type)).map(u32::from),
+        known::CIPHER
+    );
     put!(
         partial,
         member::<u64>(tls, layout!(tls_partially_sent_record)).map(|record| u32::from(record != 0)),
@@ -247,5 +271,9 @@ fn in_flight(sk: u64, packets_out: Option<u32>) -> Option<u32> {
     let sacked = member::<u32>(sk, layout!(tcp_sacked_out))?;
     let lost = member::<u32>(sk, layout!(tcp_lost_out))?;
     let retrans = member::<u32>(sk, layout!(tcp_retrans_out))?;
-    Some(packets_out?.wrapping_sub(sacked.wrapping_add(lost)).wrapping_add(retrans))
+    Some(
+        packets_out?
+            .wrapping_sub(sacked.wrapping_add(lost))
+            .wrapping_add(retrans),
+    )
 }

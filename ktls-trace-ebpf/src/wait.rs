@@ -4,7 +4,9 @@
 //! kernel side decides what may matter.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id,
+    },
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
@@ -23,19 +25,28 @@ use crate::{
 /// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
 #[kprobe]
 fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(tls) = sock::tls_context(sk) else { return 0 };
+    let Some(sk) = ctx.arg::<u64>(0) else {
+        return 0;
+    };
+    let Some(tls) = sock::tls_context(sk) else {
+        return 0;
+    };
     let pid_tgid = bpf_get_current_pid_tgid();
     if !sock::wanted(sk, (pid_tgid >> 32) as u32) {
         return 0;
     }
     count(counter::REFUSED);
-    let Some(queue) = Queue::read(sk) else { return 0 };
+    let Some(queue) = Queue::read(sk) else {
+        return 0;
+    };
     if !may_matter(sk, &queue) {
         count(counter::BACK_PRESSURE);
         return 0;
     }
-    let timeo = ctx.arg::<u64>(1).and_then(|timeo| sock::member::<i64>(timeo, 0)).unwrap_or(-1);
+    let timeo = ctx
+        .arg::<u64>(1)
+        .and_then(|timeo| sock::member::<i64>(timeo, 0))
+        .unwrap_or(-1);
     let now = monotonic_ns();
     match suspect(sk, &queue, now) {
         Suspicion::New(generation) => {
@@ -53,9 +64,13 @@ fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
 /// Return of `sk_stream_wait_memory`.
 #[kretprobe]
 fn sk_stream_wait_memory_ret(ctx: RetProbeContext) -> u32 {
-    let Some(call) = call::leave(&WAITING) else { return 0 };
+    let Some(call) = call::leave(&WAITING) else {
+        return 0;
+    };
     // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
-    let Some(suspect) = (unsafe { SUSPECTS.get(call.sk) }) else { return 0 };
+    let Some(suspect) = (unsafe { SUSPECTS.get(call.sk) }) else {
+        return 0;
+    };
     let now = monotonic_ns();
     let Some(mut entry) = EVENTS.reserve::<Resumed>(0) else {
         count(counter::LOST_RING);
@@ -149,7 +164,11 @@ pub(crate) fn report(
         (*out).header = header::<Refused>(kind, now, sk, generation);
         (*out).pid_tgid = pid_tgid;
         (*out).timeo = timeo;
-        (*out).comm = if pid_tgid == 0 { [0; 16] } else { bpf_get_current_comm().unwrap_or([0; 16]) };
+        (*out).comm = if pid_tgid == 0 {
+            [0; 16]
+        } else {
+            bpf_get_current_comm().unwrap_or([0; 16])
+        };
         match TX.get(sk) {
             Some(tx) => (*out).tx = *tx,
             None => (*out).tx = Tx::NONE,
@@ -162,5 +181,11 @@ pub(crate) fn report(
 /// The header of a record of type `T`.
 #[inline(always)]
 pub(crate) fn header<T>(kind: u32, time_ns: u64, sk: u64, generation: u64) -> Header {
-    Header { kind, size: size_of::<T>() as u32, time_ns, sk, generation }
+    Header {
+        kind,
+        size: size_of::<T>() as u32,
+        time_ns,
+        sk,
+        generation,
+    }
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use ktls_trace::{
-    kernel::{Facts, Plan, btf, capabilities, modules, modules::Tls, plan::Choice, sysctl::Settings},
+    kernel::{
+        Facts, Plan, btf, capabilities, modules, modules::Tls, plan::Choice, sysctl::Settings,
+    },
     sockdiag::SockDiag,
 };
 use serde::Serialize;
@@ -69,7 +71,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let mut out = io::stdout().lock();
     let written = if args.json {
-        serde_json::to_writer(&mut out, &findings).map_err(io::Error::from).and_then(|()| writeln!(out))
+        serde_json::to_writer(&mut out, &findings)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
     } else {
         print(&findings, &mut out)
     };
@@ -93,13 +97,18 @@ fn look(args: &Args) -> io::Result<Findings> {
     let settings = Settings::read();
     let capabilities_missing = capabilities::missing();
     // The netlink socket is registered with the runtime when it is opened.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let sock_diag = runtime
         .block_on(async { SockDiag::open()?.dump(true).await.map(drop) })
         .err()
         .map(|error| error.to_string());
     let hooks = plan.obstacle.is_none() && !capabilities_missing.iter().any(|name| is_bpf(name));
-    let full = hooks && plan.unserved().is_empty() && sock_diag.is_none() && capabilities_missing.is_empty();
+    let full = hooks
+        && plan.unserved().is_empty()
+        && sock_diag.is_none()
+        && capabilities_missing.is_empty();
     let verdict = match (full, hooks || sock_diag.is_none()) {
         (true, _) => "full",
         (false, true) => "degraded",
@@ -136,7 +145,10 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
     match findings.tls {
         Tls::Present => writeln!(out, "  ok  kernel TLS is there")?,
         Tls::NotLoaded if modules::tls_is_installed(&findings.kernel) => {
-            writeln!(out, "  ok  kernel TLS is not loaded: no socket uses it; hooks attach when it is")?;
+            writeln!(
+                out,
+                "  ok  kernel TLS is not loaded: no socket uses it; hooks attach when it is"
+            )?;
         }
         Tls::NotLoaded => writeln!(out, "  ok  kernel TLS is neither loaded nor found on disk")?,
     }
@@ -149,11 +161,19 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
         out,
         "  {}  addresses of kernel functions are {}",
         yes(findings.symbols_with_addresses),
-        if findings.symbols_with_addresses { "shown" } else { "hidden: who lets held bytes go stays unknown" }
+        if findings.symbols_with_addresses {
+            "shown"
+        } else {
+            "hidden: who lets held bytes go stays unknown"
+        }
     )?;
     match findings.capabilities_missing.as_slice() {
         [] => writeln!(out, "  ok  capabilities are sufficient")?,
-        missing => writeln!(out, "  --  missing {}: run as root, or grant them", missing.join(", "))?,
+        missing => writeln!(
+            out,
+            "  --  missing {}: run as root, or grant them",
+            missing.join(", ")
+        )?,
     }
     match &findings.sock_diag {
         None => writeln!(out, "  ok  sock_diag answers")?,
@@ -167,15 +187,31 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
         let served = findings.obstacle.is_none() && !choice.hooks.is_empty();
         let mut symbols: Vec<_> = choice.hooks.iter().map(|hook| hook.symbol).collect();
         symbols.dedup();
-        let symbols = if served { symbols.join(", ") } else { "nothing".to_owned() };
+        let symbols = if served {
+            symbols.join(", ")
+        } else {
+            "nothing".to_owned()
+        };
         writeln!(out, "  {:<29}{symbols}", choice.observable)?;
-        let why = if served { choice.why.as_str() } else { choice.loss() };
+        let why = if served {
+            choice.why.as_str()
+        } else {
+            choice.loss()
+        };
         writeln!(out, "  {:<29}  {why}", "")?;
     }
     writeln!(out, "\nsettings of this network namespace")?;
     let known = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |n| n.to_string());
-    let Settings { tcp_notsent_lowat, tcp_wmem, wmem_max } = findings.settings;
-    writeln!(out, "  net.ipv4.tcp_notsent_lowat   {}", known(tcp_notsent_lowat.map(u64::from)))?;
+    let Settings {
+        tcp_notsent_lowat,
+        tcp_wmem,
+        wmem_max,
+    } = findings.settings;
+    writeln!(
+        out,
+        "  net.ipv4.tcp_notsent_lowat   {}",
+        known(tcp_notsent_lowat.map(u64::from))
+    )?;
     let wmem = tcp_wmem.map_or_else(|| "?".to_owned(), |[a, b, c]| format!("{a} {b} {c}"));
     writeln!(out, "  net.ipv4.tcp_wmem            {wmem}")?;
     writeln!(out, "  net.core.wmem_max            {}", known(wmem_max))?;

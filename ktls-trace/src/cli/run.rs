@@ -72,7 +72,10 @@ pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
         Ok(lines) => lines,
         Err(error) => return cannot("run", &error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return cannot("run", &format_args!("cannot start: {error}")),
     };

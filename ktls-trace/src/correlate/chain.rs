@@ -82,6 +82,9 @@ pub fn of(hold: Option<&Hold>, refused: bool, delayed: bool) -> Vec<Link> {
         (LinkName::ReleaseDelayed, Some(delayed)),
     ]
     .into_iter()
-    .map(|(link, seen)| Link { link, status: seen.into() })
+    .map(|(link, seen)| Link {
+        link,
+        status: seen.into(),
+    })
     .collect()
 }

@@ -12,14 +12,14 @@ use crate::observe::ReleasePath;
 const KEPT: usize = 1024;
 /// Releases that decide on the cadence.
 const RECENT: usize = 8;
-/// Updates of the cadence are at least this far apart.
-const CADENCE_NS: u64 = 1_000_000_000;
+/// A socket moves between the cadences all the time: changes are told at least this far apart.
+const CADENCE_NS: u64 = 10_000_000_000;
 
 /// An open episode.
 #[derive(Clone, Debug)]
 pub(super) struct Episode {
-    /// When it was opened.
-    pub(super) opened_ns: u64,
+    /// Its name.
+    pub(super) name: String,
     /// When the first byte of it was held.
     since_ns: u64,
     /// The finding that was told last.
@@ -50,9 +50,9 @@ pub(super) struct Episode {
 
 impl Episode {
     /// Opens an episode.
-    pub(super) fn new(opened_ns: u64, since_ns: u64, told: Finding, snd_nxt: Option<u32>) -> Self {
+    pub(super) fn new(name: String, since_ns: u64, told: Finding, snd_nxt: Option<u32>) -> Self {
         Self {
-            opened_ns,
+            name,
             since_ns,
             told,
             cadence: None,
@@ -107,7 +107,11 @@ impl Episode {
             self.durations_ns.push(duration_ns);
         }
         let (min, max, sum) = self.extent_ns.unwrap_or((u64::MAX, 0, 0));
-        self.extent_ns = Some((min.min(duration_ns), max.max(duration_ns), sum + duration_ns));
+        self.extent_ns = Some((
+            min.min(duration_ns),
+            max.max(duration_ns),
+            sum + duration_ns,
+        ));
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -117,13 +121,17 @@ impl Episode {
     /// The cadence of late, and whether it is new and worth telling.
     pub(super) fn cadence_changed(&mut self, at_ns: u64) -> bool {
         let count = |path| self.recent.iter().filter(|&&recent| recent == path).count();
-        let (acks, persists) = (count(ReleasePath::PeerAck), count(ReleasePath::PersistTimer));
+        let (acks, persists) = (
+            count(ReleasePath::PeerAck),
+            count(ReleasePath::PersistTimer),
+        );
         let cadence = match acks.cmp(&persists) {
             std::cmp::Ordering::Greater => Some(Cadence::DelayedAck),
             std::cmp::Ordering::Less => Some(Cadence::Persist),
             std::cmp::Ordering::Equal => self.cadence,
         };
-        if cadence == self.cadence || at_ns.saturating_sub(self.cadence_ns) < CADENCE_NS {
+        let early = self.cadence.is_some() && at_ns.saturating_sub(self.cadence_ns) < CADENCE_NS;
+        if cadence == self.cadence || early {
             return false;
         }
         self.cadence = cadence;
@@ -139,7 +147,12 @@ impl Episode {
             let mut sorted = self.durations_ns.clone();
             sorted.sort_unstable();
             let median = sorted.get(sorted.len() / 2).copied().unwrap_or(min);
-            Spread { min: ms(min), median: ms(median), max: ms(max), total: ms(total) }
+            Spread {
+                min: ms(min),
+                median: ms(median),
+                max: ms(max),
+                total: ms(total),
+            }
         });
         Totals {
             holds: self.holds,
@@ -159,7 +172,10 @@ pub(super) fn ms(ns: u64) -> f64 {
 }
 
 /// A count as a floating-point number.
-#[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts here stay far below 2^53"
+)]
 fn precise(count: u64) -> f64 {
     count as f64
 }

@@ -33,7 +33,12 @@ pub struct Event {
 impl Event {
     /// An event at a moment given as nanoseconds since 1970.
     pub fn new(event: Name, unix_ns: i64, body: Body) -> Self {
-        Self { schema: SCHEMA.to_owned(), event, time: rfc3339(unix_ns), body }
+        Self {
+            schema: SCHEMA.to_owned(),
+            event,
+            time: rfc3339(unix_ns),
+            body,
+        }
     }
 }
 
@@ -161,8 +166,10 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// Thread that was refused.
     pub tid: Option<u32>,
-    /// Name of that thread.
+    /// Name of the process.
     pub comm: Option<String>,
+    /// Name of that thread.
+    pub thread: Option<String>,
     /// Path of its program.
     pub exe: Option<String>,
     /// Its control group.
@@ -249,8 +256,8 @@ pub struct Evidence {
 pub struct SendEvidence {
     /// `msg_flags`, by name.
     pub flags: Vec<String>,
-    /// Bytes asked for.
-    pub bytes: u64,
+    /// Bytes asked for; null for a page handed over by sendpage (before 6.5).
+    pub bytes: Option<u64>,
     /// Whether sendfile or splice sent it.
     pub splice: bool,
 }
@@ -413,12 +420,19 @@ mod tests {
 
     #[test]
     fn time_is_rfc_3339_with_microseconds() {
-        assert_eq!(rfc3339(1_780_507_162_000_001_000), "2026-06-03T17:19:22.000001Z");
+        assert_eq!(
+            rfc3339(1_780_507_162_000_001_000),
+            "2026-06-03T17:19:22.000001Z"
+        );
     }
 
     #[test]
     fn an_event_starts_with_schema_event_and_time() {
-        let body = Body::Lost(Lost { place: "ring-buffer".to_owned(), count: 2, total: 2 });
+        let body = Body::Lost(Lost {
+            place: "ring-buffer".to_owned(),
+            count: 2,
+            total: 2,
+        });
         let line = serde_json::to_string(&Event::new(Name::Lost, 0, body)).unwrap();
         assert_eq!(
             line,
@@ -429,7 +443,10 @@ mod tests {
 
     #[test]
     fn flags_have_names_and_unknown_bits_stay_visible() {
-        assert_eq!(flag_names(0x0800_8040), ["MSG_DONTWAIT", "MSG_MORE", "MSG_SPLICE_PAGES"]);
+        assert_eq!(
+            flag_names(0x0800_8040),
+            ["MSG_DONTWAIT", "MSG_MORE", "MSG_SPLICE_PAGES"]
+        );
         assert_eq!(flag_names(0x28000), ["MSG_MORE", "MSG_SENDPAGE_NOTLAST"]);
         assert_eq!(flag_names(0x1000_0000), ["0x10000000"]);
     }

@@ -16,7 +16,7 @@ use std::{
     net::SocketAddr,
 };
 
-use event::{Body, Ended, Event, Name};
+use event::{Body, Ended, Event};
 use socket::{Change, Watched};
 
 use crate::observe::{Observation, SocketKey, What};
@@ -76,30 +76,55 @@ pub struct Poll {
 /// Joins what hooks and `sock_diag` say of each socket and tells its stalls.
 #[derive(Debug)]
 pub struct Correlator {
-    /// What it goes by.
-    config: Config,
+    /// What it goes by, and how it names episodes.
+    context: Context,
     /// The latest moment seen.
     now_ns: u64,
-    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, in nanoseconds.
-    unix_offset_ns: i64,
     /// The sockets under suspicion.
     sockets: HashMap<SocketKey, Watched>,
     /// When something is due for which socket.
     due: BTreeSet<(u64, SocketKey)>,
+}
+
+/// What every watched socket needs to know.
+#[derive(Debug)]
+struct Context {
+    /// Thresholds and intervals.
+    config: Config,
+    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, in nanoseconds.
+    unix_offset_ns: i64,
     /// Stalls opened so far.
-    stalls: u64,
+    opened: u64,
+}
+
+impl Context {
+    /// `CLOCK_REALTIME` in nanoseconds at a moment of `CLOCK_MONOTONIC`.
+    fn unix_ns(&self, at_ns: u64) -> i64 {
+        at_ns.cast_signed().wrapping_add(self.unix_offset_ns)
+    }
+
+    /// Names a new episode: `COOKIE-SECONDS-NUMBER`. The running number tells episodes of one run
+    /// apart, the seconds those of different runs.
+    fn name_episode(&mut self, cookie: Option<u64>, at_ns: u64) -> String {
+        self.opened += 1;
+        let seconds = self.unix_ns(at_ns) / 1_000_000_000;
+        let cookie = cookie.map_or_else(|| "x".to_owned(), |cookie| format!("{cookie:x}"));
+        format!("{cookie}-{seconds:x}-{}", self.opened)
+    }
 }
 
 impl Correlator {
     /// Starts with nothing known.
     pub fn new(config: Config) -> Self {
         Self {
-            config,
+            context: Context {
+                config,
+                unix_offset_ns: 0,
+                opened: 0,
+            },
             now_ns: 0,
-            unix_offset_ns: 0,
             sockets: HashMap::new(),
             due: BTreeSet::new(),
-            stalls: 0,
         }
     }
 
@@ -108,15 +133,14 @@ impl Correlator {
         self.now_ns = self.now_ns.max(observation.at_ns);
         let mut outputs = Vec::new();
         if let What::Clock { unix_ns } = observation.what {
-            self.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
+            self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
         } else if let Some(key) = observation.what.key() {
-            let config = self.config;
             if self.sockets.contains_key(&key) || observation.what.makes_suspect() {
                 let watched = self
                     .sockets
                     .entry(key)
                     .or_insert_with(|| Watched::new(key, observation.at_ns));
-                let changes = watched.apply(observation, &config);
+                let changes = watched.apply(observation, &mut self.context);
                 self.settle(key, changes, &mut outputs);
             }
         }
@@ -147,12 +171,12 @@ impl Correlator {
 
     /// Stalls opened so far.
     pub fn stalls(&self) -> u64 {
-        self.stalls
+        self.context.opened
     }
 
     /// `CLOCK_REALTIME` in nanoseconds at a moment of `CLOCK_MONOTONIC`.
     pub fn unix_ns(&self, at_ns: u64) -> i64 {
-        at_ns.cast_signed().wrapping_add(self.unix_offset_ns)
+        self.context.unix_ns(at_ns)
     }
 
     /// Does what has become due by now.
@@ -162,10 +186,9 @@ impl Correlator {
                 break;
             }
             self.due.remove(&(at_ns, key));
-            let (now_ns, config) = (self.now_ns, self.config);
             if let Some(watched) = self.sockets.get_mut(&key) {
                 watched.due_ns = None;
-                let changes = watched.advance(now_ns, &config);
+                let changes = watched.advance(self.now_ns, &mut self.context);
                 self.settle(key, changes, outputs);
             }
         }
@@ -176,13 +199,7 @@ impl Correlator {
         let mut forget = false;
         for change in changes {
             match change {
-                Change::Stall { name, at_ns, opened_ns, mut stall } => {
-                    if name == Name::StallOpened {
-                        self.stalls += 1;
-                    }
-                    // COOKIE-MICROSECONDS: the socket, and when its episode was opened.
-                    let cookie = stall.socket.cookie.as_deref().unwrap_or("x");
-                    stall.stall = format!("{cookie}-{:x}", self.unix_ns(opened_ns) / 1000);
+                Change::Stall { name, at_ns, stall } => {
                     let event = Event::new(name, self.unix_ns(at_ns), Body::Stall(stall));
                     outputs.push(Output::Event(Box::new(event)));
                 }
@@ -199,9 +216,8 @@ impl Correlator {
             outputs.push(Output::Forget(key));
             return;
         }
-        let config = self.config;
         if let Some(watched) = self.sockets.get_mut(&key) {
-            let due_ns = watched.next_due_ns(&config);
+            let due_ns = watched.next_due_ns(&self.context.config);
             if due_ns != watched.due_ns {
                 if let Some(old) = watched.due_ns {
                     self.due.remove(&(old, key));
@@ -236,9 +252,9 @@ impl What {
     fn makes_suspect(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::PersistFired { .. } => true,
-            Self::Sampled { sample, .. } => {
-                sample.as_ref().is_some_and(|sample| sample.notsent.is_some_and(|bytes| bytes > 0))
-            }
+            Self::Sampled { sample, .. } => sample
+                .as_ref()
+                .is_some_and(|sample| sample.notsent.is_some_and(|bytes| bytes > 0)),
             _ => false,
         }
     }

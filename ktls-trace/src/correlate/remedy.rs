@@ -9,7 +9,10 @@ pub fn corked_record(socket: &SocketState, gate: Gate, in_netns_of: Option<u32>)
     let prefix = in_netns_of.map_or_else(String::new, |pid| format!("nsenter -t {pid} -n "));
     let mss = socket.mss.unwrap_or(65535);
     // The gate opens only past one MSS; a power of two above it leaves room for the next record.
-    let room = mss.saturating_add(16384).checked_next_power_of_two().unwrap_or(u32::MAX);
+    let room = mss
+        .saturating_add(16384)
+        .checked_next_power_of_two()
+        .unwrap_or(u32::MAX);
     let mut remedy = Vec::new();
     if matches!(gate, Gate::NotsentLowat | Gate::Both) {
         if socket.own_lowat == Some(true) {
@@ -17,11 +20,15 @@ pub fn corked_record(socket: &SocketState, gate: Gate, in_netns_of: Option<u32>)
                 "# the application sets TCP_NOTSENT_LOWAT itself: raise it there to {room} or more"
             ));
         } else {
-            remedy.push(format!("{prefix}sysctl -w net.ipv4.tcp_notsent_lowat={room}"));
+            remedy.push(format!(
+                "{prefix}sysctl -w net.ipv4.tcp_notsent_lowat={room}"
+            ));
         }
     }
     if matches!(gate, Gate::Sndbuf | Gate::Both) {
-        remedy.push(format!("{prefix}sysctl -w net.ipv4.tcp_wmem='4096 16384 4194304'"));
+        remedy.push(format!(
+            "{prefix}sysctl -w net.ipv4.tcp_wmem='4096 16384 4194304'"
+        ));
         remedy.push(
             "# if the application sets SO_SNDBUF itself: raise it there to several segments"
                 .to_owned(),
@@ -52,6 +59,9 @@ mod tests {
     #[test]
     fn another_namespace_is_entered() {
         let remedy = corked_record(&corked().socket, Gate::NotsentLowat, Some(42));
-        assert_eq!(remedy, ["nsenter -t 42 -n sysctl -w net.ipv4.tcp_notsent_lowat=131072"]);
+        assert_eq!(
+            remedy,
+            ["nsenter -t 42 -n sysctl -w net.ipv4.tcp_notsent_lowat=131072"]
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Config, Poll, chain,
+    Config, Context, Poll, chain,
     episode::{Episode, ms},
     event::{
         self, Ended, Evidence, Held, Name, PersistEvidence, ProcessInfo, RecordEvidence,
@@ -32,8 +32,6 @@ pub(super) enum Change {
         name: Name,
         /// At which moment.
         at_ns: u64,
-        /// When the episode was opened, which names it.
-        opened_ns: u64,
         /// The episode.
         stall: Box<Stall>,
     },
@@ -156,27 +154,44 @@ impl Watched {
     }
 
     /// Takes in an observation.
-    pub(super) fn apply(&mut self, observation: &Observation, config: &Config) -> Vec<Change> {
+    pub(super) fn apply(
+        &mut self,
+        observation: &Observation,
+        context: &mut Context,
+    ) -> Vec<Change> {
         let at_ns = observation.at_ns;
         self.last_seen_ns = self.last_seen_ns.max(at_ns);
         let mut changes = Vec::new();
         match &observation.what {
-            What::Refused { process, blocking, hold, .. } => {
+            What::Refused {
+                process,
+                blocking,
+                hold,
+                ..
+            } => {
                 self.named(process);
-                self.held(at_ns, hold, Some(*blocking), config, &mut changes);
+                self.held(at_ns, hold, Some(*blocking), context, &mut changes);
             }
             What::PersistFired { hold, .. } => {
                 self.persist.fired += 1;
                 if let Some(pid) = hold.writer_pid {
                     self.process.get_or_insert_with(|| known_by_pid(pid));
                 }
-                self.held(at_ns, hold, None, config, &mut changes);
+                self.held(at_ns, hold, None, context, &mut changes);
             }
             What::Released { path, end_seq, .. } => {
+                // A close adds the FIN, which is no byte.
+                let queued = self
+                    .holding
+                    .as_ref()
+                    .and_then(|holding| holding.facts.as_ref()?.socket.write_seq);
+                let reached = queued
+                    .filter(|_| *path == ReleasePath::Close)
+                    .unwrap_or(*end_seq);
                 if let Some(episode) = &mut self.episode {
-                    episode.progress(Some(*end_seq));
+                    episode.progress(Some(reached));
                 }
-                self.hold_ended(at_ns, *path, config, &mut changes);
+                self.hold_ended(at_ns, *path, context, &mut changes);
             }
             What::PersistArmed { .. } => self.persist.armed += 1,
             What::ZeroWindowProbe { .. } => {
@@ -189,16 +204,31 @@ impl Watched {
             What::Closing { .. } => {
                 self.closing_ns.get_or_insert(at_ns);
             }
-            What::Sampled { asked_ns, sample: Some(sample), .. } => {
-                self.sampled(at_ns, *asked_ns, sample, config, &mut changes);
+            What::Sampled {
+                asked_ns,
+                sample: Some(sample),
+                ..
+            } => {
+                self.sampled(at_ns, *asked_ns, sample, context, &mut changes);
             }
             What::Sampled { sample: None, .. } => {
-                let ended = if self.closing_ns.is_some() { Ended::Closed } else { Ended::Gone };
+                let ended = if self.closing_ns.is_some() {
+                    Ended::Closed
+                } else {
+                    Ended::Gone
+                };
                 changes.extend(self.end(at_ns, ended));
                 changes.push(Change::Forget);
             }
-            What::ProcessNamed { exe, cgroup, .. } => {
-                if let Some(process) = &mut self.process {
+            What::ProcessNamed {
+                pid,
+                comm,
+                exe,
+                cgroup,
+                ..
+            } => {
+                if let Some(process) = self.process.as_mut().filter(|process| process.pid == *pid) {
+                    process.comm.clone_from(comm);
                     process.exe.clone_from(exe);
                     process.cgroup.clone_from(cgroup);
                 }
@@ -209,16 +239,22 @@ impl Watched {
     }
 
     /// Does what time alone brings.
-    pub(super) fn advance(&mut self, now_ns: u64, config: &Config) -> Vec<Change> {
+    pub(super) fn advance(&mut self, now_ns: u64, context: &mut Context) -> Vec<Change> {
         let mut changes = Vec::new();
-        let contradicted = self.holding.as_ref().and_then(|holding| holding.contradicted_ns);
+        let contradicted = self
+            .holding
+            .as_ref()
+            .and_then(|holding| holding.contradicted_ns);
         if let Some(since_ns) = contradicted
             && now_ns >= since_ns + CONTRADICTED_NS
         {
-            self.hold_ended(since_ns, ReleasePath::Unknown, config, &mut changes);
+            self.hold_ended(since_ns, ReleasePath::Unknown, context, &mut changes);
         }
-        self.judge(now_ns, config, &mut changes);
-        if self.poll_due_ns(config).is_some_and(|due_ns| due_ns <= now_ns) {
+        self.judge(now_ns, context, &mut changes);
+        if self
+            .poll_due_ns(&context.config)
+            .is_some_and(|due_ns| due_ns <= now_ns)
+        {
             self.polled_ns = now_ns;
             changes.extend(self.poll().map(Change::Poll));
         }
@@ -230,10 +266,10 @@ impl Watched {
             return changes;
         }
         if self.holding.is_none() {
-            if self.episode.is_some() && now_ns >= self.last_held_ns + config.flowing_ns {
+            if self.episode.is_some() && now_ns >= self.last_held_ns + context.config.flowing_ns {
                 changes.extend(self.end(now_ns, Ended::Flowing));
             }
-            if self.episode.is_none() && now_ns >= self.last_seen_ns + config.forget_ns {
+            if self.episode.is_none() && now_ns >= self.last_seen_ns + context.config.forget_ns {
                 changes.push(Change::Forget);
             }
         }
@@ -254,7 +290,10 @@ impl Watched {
         let contradicted =
             holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
         let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
-        [idle, judge, contradicted, closing, self.poll_due_ns(config)].into_iter().flatten().min()
+        [idle, judge, contradicted, closing, self.poll_due_ns(config)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends the episode, if one is open. Bytes that still wait never left, as far as seen.
@@ -277,10 +316,9 @@ impl Watched {
 
     /// An event of the episode as it stands.
     fn tell(&mut self, name: Name, at_ns: u64) -> Option<Change> {
-        let opened_ns = self.episode.as_ref()?.opened_ns;
         let stall = Box::new(self.stall(at_ns)?);
         self.told_ns = at_ns;
-        Some(Change::Stall { name, at_ns, opened_ns, stall })
+        Some(Change::Stall { name, at_ns, stall })
     }
 
     /// Who was refused.
@@ -290,7 +328,7 @@ impl Watched {
             *process = known_by_pid(seen.pid);
         }
         process.tid = Some(seen.tid);
-        process.comm = Some(seen.comm.clone());
+        process.thread = Some(seen.thread.clone());
     }
 
     /// What the hooks saw waiting.
@@ -299,7 +337,7 @@ impl Watched {
         at_ns: u64,
         hold: &Hold,
         refused: Option<bool>,
-        config: &Config,
+        context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
         self.hooked = true;
@@ -308,12 +346,15 @@ impl Watched {
             episode.progress(hold.socket.snd_nxt);
         }
         let moved = self.holding.as_ref().is_some_and(|holding| {
-            let before = holding.facts.as_ref().and_then(|facts| facts.socket.snd_nxt);
+            let before = holding
+                .facts
+                .as_ref()
+                .and_then(|facts| facts.socket.snd_nxt);
             before.is_none() || before != hold.socket.snd_nxt
         });
         if moved {
             // Its release was lost, or is yet to come and will find nothing to end.
-            self.hold_ended(at_ns, ReleasePath::Unknown, config, changes);
+            self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
         }
         let bytes = hold.socket.notsent();
         if bytes == Some(0) {
@@ -353,7 +394,7 @@ impl Watched {
         at_ns: u64,
         asked_ns: u64,
         sample: &Sample,
-        config: &Config,
+        context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
         self.cookie = Some(sample.cookie);
@@ -369,10 +410,12 @@ impl Watched {
             self.closing_ns.get_or_insert(at_ns);
         }
         if !self.hooked {
-            self.sampled_alone(at_ns, sample, config, changes);
+            self.sampled_alone(at_ns, sample, context, changes);
             return;
         }
-        let Some(holding) = &mut self.holding else { return };
+        let Some(holding) = &mut self.holding else {
+            return;
+        };
         if asked_ns < holding.noticed_ns {
             return;
         }
@@ -391,15 +434,18 @@ impl Watched {
         &mut self,
         at_ns: u64,
         sample: &Sample,
-        config: &Config,
+        context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
         let waiting = sample.notsent.is_some_and(|bytes| bytes > 0);
         let moved = self.holding.as_ref().is_some_and(|holding| {
-            holding.sample.as_ref().is_none_or(|before| before.bytes_sent != sample.bytes_sent)
+            holding
+                .sample
+                .as_ref()
+                .is_none_or(|before| before.bytes_sent != sample.bytes_sent)
         });
         if moved || !waiting {
-            self.hold_ended(at_ns, ReleasePath::Unknown, config, changes);
+            self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
         }
         if !waiting {
             return;
@@ -432,18 +478,23 @@ impl Watched {
         &mut self,
         at_ns: u64,
         path: ReleasePath,
-        config: &Config,
+        context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
-        self.judge(at_ns, config, changes);
-        let Some(holding) = self.holding.take() else { return };
-        let long = at_ns.saturating_sub(holding.since_ns) >= config.threshold_ns;
+        self.judge(at_ns, context, changes);
+        let Some(holding) = self.holding.take() else {
+            return;
+        };
+        let long = at_ns.saturating_sub(holding.since_ns) >= context.config.threshold_ns;
         self.count(&holding, at_ns, path);
         if long || self.episode.is_none() {
             self.last_held_ns = self.last_held_ns.max(at_ns);
         }
         self.last = Some(holding);
-        let cadence = self.episode.as_mut().is_some_and(|episode| episode.cadence_changed(at_ns));
+        let cadence = self
+            .episode
+            .as_mut()
+            .is_some_and(|episode| episode.cadence_changed(at_ns));
         if cadence {
             changes.extend(self.tell(Name::StallUpdated, at_ns));
         }
@@ -459,18 +510,24 @@ impl Watched {
     }
 
     /// Opens or updates the episode if the bytes have waited longer than the threshold.
-    fn judge(&mut self, now_ns: u64, config: &Config, changes: &mut Vec<Change>) {
-        let Some(holding) = &mut self.holding else { return };
-        if holding.judged || now_ns < holding.since_ns + config.threshold_ns {
+    fn judge(&mut self, now_ns: u64, context: &mut Context, changes: &mut Vec<Change>) {
+        let Some(holding) = &mut self.holding else {
+            return;
+        };
+        if holding.judged || now_ns < holding.since_ns + context.config.threshold_ns {
             return;
         }
         holding.judged = true;
         let finding = holding.judge();
         let since_ns = holding.since_ns;
-        let snd_nxt = holding.facts.as_ref().and_then(|facts| facts.socket.snd_nxt);
+        let snd_nxt = holding
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.socket.snd_nxt);
         let name = match &mut self.episode {
             None => {
-                self.episode = Some(Episode::new(now_ns, since_ns, finding, snd_nxt));
+                let name = context.name_episode(self.cookie, now_ns);
+                self.episode = Some(Episode::new(name, since_ns, finding, snd_nxt));
                 Name::StallOpened
             }
             Some(episode) => {
@@ -490,7 +547,10 @@ impl Watched {
                 } else {
                     finding.confidence
                 };
-                episode.told = Finding { confidence, ..finding };
+                episode.told = Finding {
+                    confidence,
+                    ..finding
+                };
                 Name::StallUpdated
             }
         };
@@ -507,9 +567,10 @@ impl Watched {
         match &self.holding {
             Some(holding) => Some(interval_ns.max(holding.since_ns + config.threshold_ns / 2)),
             // Between holds a longer look is enough to notice that it is gone.
-            None => self.episode.as_ref().map(|_| {
-                self.last_held_ns.max(self.polled_ns) + config.flowing_ns / 2
-            }),
+            None => self
+                .episode
+                .as_ref()
+                .map(|_| self.last_held_ns.max(self.polled_ns) + config.flowing_ns / 2),
         }
     }
 
@@ -533,7 +594,10 @@ impl Watched {
         self.dst = socket.dst.or(self.dst);
         let tls = &socket.tls;
         self.tls = TlsInfo {
-            version: tls.version.map(tls::version_name).or(self.tls.version.take()),
+            version: tls
+                .version
+                .map(tls::version_name)
+                .or(self.tls.version.take()),
             cipher: tls.cipher.map(tls::cipher_name).or(self.tls.cipher.take()),
             tx: tls.tx_conf.map(tls::conf_name).or(self.tls.tx.take()),
         };
@@ -549,12 +613,16 @@ impl Watched {
             Some(holding) => ms(now_ns.saturating_sub(holding.since_ns)),
             None => self.last_ms,
         };
-        let Finding { verdict, confidence, gate } = episode.told;
+        let Finding {
+            verdict,
+            confidence,
+            gate,
+        } = episode.told;
         let remedy = gate.zip(facts).map_or_else(Vec::new, |(gate, facts)| {
             remedy::corked_record(&facts.socket, gate, None)
         });
         Some(Stall {
-            stall: String::new(),
+            stall: episode.name.clone(),
             socket: event::Socket {
                 cookie: self.cookie.map(|cookie| format!("{cookie:x}")),
                 netns: self.netns,
@@ -605,11 +673,13 @@ impl Watched {
             bytes: send.bytes,
             splice: send.is_splice(),
         });
-        let record = facts.and_then(|facts| facts.push).map(|push| RecordEvidence {
-            flags: flag_names(push.flags),
-            bytes: push.record_bytes,
-            complete: push.complete,
-        });
+        let record = facts
+            .and_then(|facts| facts.push)
+            .map(|push| RecordEvidence {
+                flags: flag_names(push.flags),
+                bytes: push.record_bytes,
+                complete: push.complete,
+            });
         Evidence {
             sources,
             send,
@@ -636,7 +706,14 @@ fn holding_is_fresh(holding: &Holding) -> bool {
 
 /// A process of which only the number is known.
 fn known_by_pid(pid: u32) -> ProcessInfo {
-    ProcessInfo { pid, tid: None, comm: None, exe: None, cgroup: None }
+    ProcessInfo {
+        pid,
+        tid: None,
+        comm: None,
+        thread: None,
+        exe: None,
+        cgroup: None,
+    }
 }
 
 /// TCP's values as the hooks saw them.

@@ -1,1 +1,548 @@
-//! t
+//! The correlator as a whole: episodes from observations, and what must hold for any observations.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::{
+    Config, Correlator, Output,
+    event::{Body, Cadence, Ended, Event, Name, Stall},
+    rules::{
+        Confidence, Verdict,
+        tests::{corked, corked_sample},
+    },
+};
+use crate::observe::{Hold, Observation, Process, PushFacts, ReleasePath, Sample, SocketKey, What};
+
+/// One millisecond.
+const MS: u64 = 1_000_000;
+/// When the tests begin: not at 0, as no machine does.
+const START: u64 = 1_000_000 * MS;
+/// The socket of most tests.
+const KEY: SocketKey = SocketKey(7);
+
+/// A correlator and everything it has put out.
+struct Bench {
+    correlator: Correlator,
+    events: Vec<Event>,
+    polls: usize,
+    forgotten: Vec<SocketKey>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let correlator = Correlator::new(Config::default());
+        Self {
+            correlator,
+            events: Vec::new(),
+            polls: 0,
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Observes something this many milliseconds after the start.
+    fn at(&mut self, ms: u64, what: What) -> &mut Self {
+        let outputs = self.correlator.observe(&Observation {
+            at_ns: START + ms * MS,
+            what,
+        });
+        self.keep(outputs)
+    }
+
+    fn keep(&mut self, outputs: Vec<Output>) -> &mut Self {
+        for output in outputs {
+            match output {
+                Output::Event(event) => self.events.push(*event),
+                Output::Poll(_) => self.polls += 1,
+                Output::Forget(key) => self.forgotten.push(key),
+            }
+        }
+        self
+    }
+
+    fn names(&self) -> Vec<Name> {
+        self.events.iter().map(|event| event.event).collect()
+    }
+
+    fn stall(&self, index: usize) -> &Stall {
+        stall_of(&self.events[index])
+    }
+}
+
+fn stall_of(event: &Event) -> &Stall {
+    match &event.body {
+        Body::Stall(stall) => stall,
+        other => panic!("not a stall: {other:?}"),
+    }
+}
+
+/// The stall of the report after `sent` bytes, its record pushed at that millisecond.
+fn held(ms: u64, sent: u32) -> Hold {
+    let mut hold = corked();
+    hold.socket.snd_nxt = Some(sent);
+    hold.socket.snd_una = Some(sent);
+    hold.socket.write_seq = Some(sent + 16406);
+    hold.push = hold.push.map(|push| PushFacts {
+        at_ns: START + ms * MS,
+        ..push
+    });
+    hold
+}
+
+fn refused(hold: Hold) -> What {
+    let process = Process {
+        pid: 100,
+        tid: 101,
+        thread: "worker".to_owned(),
+    };
+    What::Refused {
+        key: KEY,
+        process,
+        blocking: true,
+        hold: Box::new(hold),
+    }
+}
+
+fn released(end_seq: u32, path: ReleasePath) -> What {
+    What::Released {
+        key: KEY,
+        bytes: 16406,
+        end_seq,
+        path,
+    }
+}
+
+fn sampled(asked_ms: u64, sample: Option<Sample>) -> What {
+    What::Sampled {
+        key: KEY,
+        asked_ns: START + asked_ms * MS,
+        sample: sample.map(Box::new),
+    }
+}
+
+#[test]
+fn a_hold_shorter_than_the_threshold_is_no_event() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(19, released(16406, ReleasePath::PeerAck))
+        .at(500, What::Tick);
+    assert_eq!(bench.names(), []);
+}
+
+#[test]
+fn a_socket_that_is_not_held_is_forgotten() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(1, released(16406, ReleasePath::PeerAck))
+        .at(6000, What::Tick);
+    assert_eq!(bench.forgotten, [KEY]);
+    assert_eq!(bench.correlator.next_deadline_ns(), None);
+}
+
+#[test]
+fn an_episode_opens_at_the_threshold_counted_from_the_push() {
+    let mut bench = Bench::new();
+    bench.at(5, refused(held(0, 0)));
+    // Half the threshold: sock_diag is asked.
+    assert_eq!(bench.correlator.next_deadline_ns(), Some(START + 10 * MS));
+    bench
+        .at(10, What::Tick)
+        .at(12, sampled(10, Some(corked_sample())));
+    assert_eq!(bench.polls, 1);
+    assert_eq!(bench.correlator.next_deadline_ns(), Some(START + 20 * MS));
+    bench.at(20, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    let stall = bench.stall(0);
+    assert_eq!(stall.verdict, Verdict::CorkedCompletedRecord);
+    assert_eq!(stall.confidence, Confidence::Proven);
+    assert_eq!(stall.held.bytes, Some(16406));
+    assert_eq!(stall.held.records, Some(1));
+    assert!((stall.held.ms - 20.0).abs() < 1e-9);
+    assert_eq!(stall.evidence.sources, ["hooks", "sock_diag"]);
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_proves_nothing() {
+    let mut bench = Bench::new();
+    bench
+        .at(5, refused(held(5, 0)))
+        .at(6, sampled(4, Some(corked_sample())))
+        .at(25, What::Tick);
+    assert_eq!(bench.stall(0).confidence, Confidence::Consistent);
+}
+
+#[test]
+fn an_answer_that_comes_late_makes_it_proven_with_one_update() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(20, What::Tick)
+        .at(30, sampled(25, Some(corked_sample())))
+        .at(40, sampled(35, Some(corked_sample())));
+    assert_eq!(bench.names(), [Name::StallOpened, Name::StallUpdated]);
+    assert_eq!(bench.stall(1).confidence, Confidence::Proven);
+}
+
+#[test]
+fn successive_holds_are_one_episode_that_counts_who_let_them_go() {
+    let mut bench = Bench::new();
+    let mut sent = 0;
+    for hold in 0..10_u64 {
+        let start = hold * 41;
+        bench.at(start, refused(held(start, sent)));
+        bench.at(start + 30, What::Tick);
+        sent += 16406;
+        let path = if hold == 0 {
+            ReleasePath::PersistTimer
+        } else {
+            ReleasePath::PeerAck
+        };
+        bench.at(start + 40, released(sent, path));
+    }
+    bench.at(3000, What::Tick);
+    assert_eq!(bench.names().first(), Some(&Name::StallOpened));
+    assert_eq!(bench.names().last(), Some(&Name::StallClosed));
+    let opened = bench
+        .names()
+        .iter()
+        .filter(|&&name| name == Name::StallOpened)
+        .count();
+    assert_eq!(opened, 1);
+    let stall = stall_of(bench.events.last().unwrap());
+    assert_eq!(stall.ended, Some(Ended::Flowing));
+    assert_eq!(stall.totals.holds, 10);
+    assert_eq!(stall.totals.records, 10);
+    assert_eq!(stall.totals.bytes_sent, 10 * 16406);
+    assert_eq!(stall.released[&ReleasePath::PeerAck], 9);
+    assert_eq!(stall.released[&ReleasePath::PersistTimer], 1);
+    assert_eq!(
+        stall.cadence,
+        Some(Cadence::Persist),
+        "told first, and changes wait 10 s"
+    );
+    let names: HashSet<_> = bench
+        .events
+        .iter()
+        .map(|event| &stall_of(event).stall)
+        .collect();
+    assert_eq!(names.len(), 1);
+}
+
+#[test]
+fn two_records_held_together_are_counted_as_two() {
+    let mut hold = held(0, 0);
+    hold.socket.write_seq = Some(32812);
+    hold.socket.notsent_lowat = Some(32768);
+    let mut bench = Bench::new();
+    bench.at(0, refused(hold)).at(20, What::Tick);
+    assert_eq!(bench.stall(0).held.records, Some(2));
+}
+
+#[test]
+fn a_hold_that_never_ends_has_no_release_until_its_owner_closes_it() {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(5000, What::Tick);
+    assert!(bench.stall(0).released.values().all(|&count| count == 0));
+    bench
+        .at(6000, What::Closing { key: KEY })
+        .at(6001, released(16407, ReleasePath::Close))
+        .at(6300, What::Tick);
+    let stall = stall_of(bench.events.last().unwrap());
+    assert_eq!(stall.ended, Some(Ended::Closed));
+    assert_eq!(stall.released[&ReleasePath::Close], 1);
+    assert_eq!(stall.totals.bytes_sent, 16406, "the FIN is no byte");
+    assert_eq!(bench.forgotten, [KEY]);
+}
+
+#[test]
+fn bytes_of_a_socket_that_vanishes_were_let_go_by_nobody() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(20, What::Tick)
+        .at(100, sampled(99, None));
+    let stall = stall_of(bench.events.last().unwrap());
+    assert_eq!(stall.ended, Some(Ended::Gone));
+    assert_eq!(stall.released[&ReleasePath::None], 1);
+}
+
+#[test]
+fn a_lost_release_is_noticed_by_the_next_hold_and_by_sock_diag() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(30, What::Tick)
+        .at(41, refused(held(41, 16406)));
+    let empty = Sample {
+        notsent: Some(0),
+        ..corked_sample()
+    };
+    bench.at(70, sampled(65, Some(empty))).at(2000, What::Tick);
+    let stall = stall_of(bench.events.last().unwrap());
+    assert_eq!(stall.ended, Some(Ended::Flowing));
+    assert_eq!(stall.released[&ReleasePath::Unknown], 2);
+}
+
+#[test]
+fn stopping_closes_what_is_open_and_says_that_it_may_go_on() {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(20, What::Tick);
+    let outputs = bench.correlator.finish(START + 50 * MS);
+    bench.keep(outputs);
+    assert_eq!(bench.names(), [Name::StallOpened, Name::StallClosed]);
+    let stall = bench.stall(1);
+    assert_eq!(stall.ended, Some(Ended::Stopped));
+    assert!(
+        stall.released.values().all(|&count| count == 0),
+        "it is still held"
+    );
+}
+
+#[test]
+fn a_persist_timer_with_a_shut_window_opens_a_zero_window_episode() {
+    let mut hold = held(0, 0);
+    hold.socket.snd_wnd = Some(0);
+    hold.socket.write_seq = Some(500_000);
+    let mut bench = Bench::new();
+    bench
+        .at(
+            200,
+            What::PersistFired {
+                key: KEY,
+                hold: Box::new(hold),
+            },
+        )
+        .at(201, What::ZeroWindowProbe { key: KEY });
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    assert_eq!(bench.stall(0).verdict, Verdict::ZeroWindow);
+}
+
+#[test]
+fn a_corked_socket_whose_peer_stops_reading_changes_its_verdict() {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(20, What::Tick);
+    let mut shut = held(0, 0);
+    shut.socket.snd_wnd = Some(0);
+    bench.at(
+        400,
+        What::PersistFired {
+            key: KEY,
+            hold: Box::new(shut),
+        },
+    );
+    assert_eq!(bench.names(), [Name::StallOpened, Name::StallUpdated]);
+    assert_eq!(bench.stall(1).verdict, Verdict::ZeroWindow);
+}
+
+#[test]
+fn without_hooks_a_socket_that_stands_still_is_unknown_and_consistent() {
+    let mut bench = Bench::new();
+    for ms in [0, 50, 100] {
+        bench.at(ms, sampled(ms, Some(corked_sample())));
+    }
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    assert_eq!(bench.stall(0).verdict, Verdict::Unknown);
+    assert_eq!(bench.stall(0).evidence.sources, ["sock_diag"]);
+    let moved = Sample {
+        bytes_sent: Some(16406),
+        ..corked_sample()
+    };
+    bench.at(150, sampled(150, Some(moved)));
+    let flowing = Sample {
+        bytes_sent: Some(99_999),
+        notsent: Some(0),
+        ..corked_sample()
+    };
+    bench
+        .at(200, sampled(200, Some(flowing.clone())))
+        .at(1300, sampled(1300, Some(flowing)));
+    assert_eq!(bench.names().last(), Some(&Name::StallClosed));
+}
+
+#[test]
+fn the_process_is_named() {
+    let mut bench = Bench::new();
+    let named = What::ProcessNamed {
+        key: KEY,
+        pid: 100,
+        comm: Some("nginx".to_owned()),
+        exe: Some("/usr/sbin/nginx".to_owned()),
+        cgroup: Some("/system.slice/nginx.service".to_owned()),
+    };
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(1, named)
+        .at(20, What::Tick);
+    let process = bench.stall(0).process.as_ref().unwrap();
+    assert_eq!(process.comm.as_deref(), Some("nginx"));
+    assert_eq!(process.thread.as_deref(), Some("worker"));
+    assert_eq!((process.pid, process.tid), (100, Some(101)));
+}
+
+/// Any hold: facts present or not, sensible or not.
+fn any_hold() -> impl Strategy<Value = Hold> {
+    let number = || prop::option::of(prop_oneof![0_u32..100_000, any::<u32>()]);
+    let flag = || prop::option::of(any::<bool>());
+    (
+        (number(), number(), number(), number(), number(), number()),
+        (flag(), flag(), flag(), any::<bool>(), any::<bool>()),
+        0_u64..5000,
+    )
+        .prop_map(|(numbers, flags, push_ms)| {
+            let mut hold = held(push_ms, 0);
+            let socket = &mut hold.socket;
+            (socket.write_seq, socket.snd_nxt, socket.snd_una) = (numbers.0, numbers.1, numbers.2);
+            (socket.snd_wnd, socket.mss, socket.notsent_lowat) = (numbers.3, numbers.4, numbers.5);
+            (socket.corked, socket.throttled, socket.partial_record) = (flags.0, flags.1, flags.2);
+            hold.send = hold.send.filter(|_| flags.3);
+            hold.push = hold.push.filter(|_| flags.4);
+            hold
+        })
+}
+
+fn any_what() -> impl Strategy<Value = What> {
+    let key = || (1_u64..4).prop_map(SocketKey);
+    let path = prop_oneof![
+        Just(ReleasePath::PeerAck),
+        Just(ReleasePath::PersistTimer),
+        Just(ReleasePath::LaterSend),
+        Just(ReleasePath::Close),
+        Just(ReleasePath::Unknown),
+    ];
+    let sample = prop::option::of((0_u32..100_000, any::<bool>(), 0_u64..3)).prop_map(|sample| {
+        sample.map(|(notsent, established, bytes_sent)| {
+            Box::new(Sample {
+                notsent: Some(notsent),
+                established,
+                bytes_sent: Some(bytes_sent),
+                ..corked_sample()
+            })
+        })
+    });
+    prop_oneof![
+        4 => (key(), any::<bool>(), any_hold()).prop_map(|(key, blocking, hold)| What::Refused {
+            key,
+            process: Process { pid: 1, tid: 1, thread: "t".to_owned() },
+            blocking,
+            hold: Box::new(hold),
+        }),
+        3 => (key(), any::<u32>(), path)
+            .prop_map(|(key, end_seq, path)| What::Released { key, bytes: 1, end_seq, path }),
+        2 => (key(), any_hold())
+            .prop_map(|(key, hold)| What::PersistFired { key, hold: Box::new(hold) }),
+        3 => (key(), 0_u64..6000, sample).prop_map(|(key, asked_ms, sample)| What::Sampled {
+            key,
+            asked_ns: START + asked_ms * MS,
+            sample,
+        }),
+        1 => key().prop_map(|key| What::PersistArmed { key }),
+        1 => key().prop_map(|key| What::ZeroWindowProbe { key }),
+        1 => key().prop_map(|key| What::Closing { key }),
+        1 => (key(), any::<u64>(), any::<i64>())
+            .prop_map(|(key, waited_ns, result)| What::Resumed { key, waited_ns, result }),
+        1 => any::<i64>().prop_map(|unix_ns| What::Clock { unix_ns }),
+        3 => Just(What::Tick),
+    ]
+}
+
+/// What must hold for the events of any run: an episode is opened once, closed once, and updated
+/// only in between.
+fn check(events: &[Event]) {
+    let mut open = HashSet::new();
+    let mut closed = HashSet::new();
+    for event in events {
+        let stall = stall_of(event);
+        assert!(
+            !closed.contains(&stall.stall),
+            "{} after its end",
+            stall.stall
+        );
+        let id = stall.stall.as_str();
+        match event.event {
+            Name::StallOpened => {
+                assert!(open.insert(id), "opened twice");
+            }
+            Name::StallUpdated => assert!(open.contains(id), "updated while not open"),
+            Name::StallClosed => {
+                assert!(open.remove(id), "closed while not open");
+                closed.insert(stall.stall.clone());
+            }
+            other => panic!("the correlator does not tell {other:?}"),
+        }
+    }
+    assert!(open.is_empty(), "left open: {open:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_observations_in_any_order_keep_the_episodes_whole(
+        observations in prop::collection::vec((0_u64..6000, any_what()), 0..120)
+    ) {
+        let mut bench = Bench::new();
+        for (ms, what) in observations {
+            // One socket a run: at most one episode may be open at any time.
+            bench.at(ms, with_key(what));
+            let open = bench.events.iter().filter(|e| e.event == Name::StallOpened).count();
+            let closed = bench.events.iter().filter(|e| e.event == Name::StallClosed).count();
+            prop_assert!(open - closed <= 1, "two episodes open for one socket");
+        }
+        let outputs = bench.correlator.finish(START + 10_000 * MS);
+        bench.keep(outputs);
+        check(&bench.events);
+    }
+
+    #[test]
+    fn one_source_alone_never_proves_anything(
+        observations in prop::collection::vec((0_u64..6000, any_what()), 0..120),
+        hooks in any::<bool>()
+    ) {
+        let mut bench = Bench::new();
+        for (ms, what) in observations {
+            let of_sock_diag = matches!(what, What::Sampled { .. });
+            let neutral = matches!(what, What::Tick | What::Clock { .. });
+            if neutral || of_sock_diag != hooks {
+                bench.at(ms, what);
+            }
+        }
+        for event in &bench.events {
+            prop_assert_eq!(stall_of(event).confidence, Confidence::Consistent);
+        }
+    }
+
+    #[test]
+    fn the_same_observations_give_the_same_events(
+        observations in prop::collection::vec((0_u64..6000, any_what()), 0..60)
+    ) {
+        let run = || {
+            let mut bench = Bench::new();
+            for (ms, what) in &observations {
+                bench.at(*ms, what.clone());
+            }
+            let lines: Vec<_> =
+                bench.events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+            lines
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+/// The same observation about [`KEY`].
+fn with_key(mut what: What) -> What {
+    match &mut what {
+        What::Refused { key, .. }
+        | What::Resumed { key, .. }
+        | What::Released { key, .. }
+        | What::PersistArmed { key }
+        | What::PersistFired { key, .. }
+        | What::ZeroWindowProbe { key }
+        | What::Closing { key }
+        | What::Sampled { key, .. }
+        | What::ProcessNamed { key, .. } => *key = KEY,
+        What::Clock { .. } | What::Tick => {}
+    }
+    what
+}

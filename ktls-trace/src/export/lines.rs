@@ -67,7 +67,12 @@ enum Target {
 impl Lines {
     /// Lines to standard output.
     pub fn stdout(format: Format) -> Self {
-        Self { format, target: Target::Stdout, lost: 0, failing: false }
+        Self {
+            format,
+            target: Target::Stdout,
+            lost: 0,
+            failing: false,
+        }
     }
 
     /// Lines appended to a file, which is created at once.
@@ -77,7 +82,12 @@ impl Lines {
     /// If the file can't be opened for writing.
     pub fn file(path: &Path, format: Format) -> Result<Self, Error> {
         let target = Target::File(open(path)?, path.to_owned());
-        Ok(Self { format, target, lost: 0, failing: false })
+        Ok(Self {
+            format,
+            target,
+            lost: 0,
+            failing: false,
+        })
     }
 
     /// Opens the file anew, after somebody moved it away.
@@ -103,13 +113,17 @@ impl Lines {
             Format::Text => Ok(report::text::event(event)),
             Format::JsonLines => serde_json::to_string(event).map(|line| line + "\n"),
         };
-        let written = text.map_err(io::Error::from).and_then(|text| match &mut self.target {
-            Target::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-            }
-            Target::File(file, _) => append(file, text.as_bytes()),
-        });
+        let written = text
+            .map_err(io::Error::from)
+            .and_then(|text| match &mut self.target {
+                Target::Stdout => {
+                    let mut stdout = io::stdout().lock();
+                    stdout
+                        .write_all(text.as_bytes())
+                        .and_then(|()| stdout.flush())
+                }
+                Target::File(file, _) => append(file, text.as_bytes()),
+            });
         match written {
             Ok(()) => {
                 self.failing = false;
@@ -139,7 +153,10 @@ fn open(path: &Path) -> Result<File, Error> {
         .create(true)
         .append(true)
         .open(path)
-        .map_err(|source| Error { path: path.to_owned(), source })
+        .map_err(|source| Error {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Appends all of it or nothing.
@@ -159,7 +176,11 @@ mod tests {
     use crate::correlate::event::{Body, Lost, Name};
 
     fn event() -> Event {
-        let lost = Lost { place: "ring-buffer".to_owned(), count: 1, total: 1 };
+        let lost = Lost {
+            place: "ring-buffer".to_owned(),
+            count: 1,
+            total: 1,
+        };
         Event::new(Name::Lost, 0, Body::Lost(lost))
     }
 

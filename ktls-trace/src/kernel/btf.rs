@@ -42,12 +42,16 @@ pub struct Resolved {
 /// If `vmlinux` can't be read. A missing `tls` is not an error: its members are then absent.
 pub fn read(directory: &Path) -> Result<Resolved, Error> {
     let vmlinux_path = directory.join("vmlinux");
-    let vmlinux =
-        Btf::from_file(&vmlinux_path).map_err(|source| Error::Read { path: vmlinux_path, source })?;
+    let vmlinux = Btf::from_file(&vmlinux_path).map_err(|source| Error::Read {
+        path: vmlinux_path,
+        source,
+    })?;
     let tls_path = directory.join("tls");
     let tls = if tls_path.exists() {
-        let tls = Btf::from_split_file(&tls_path, &vmlinux)
-            .map_err(|source| Error::Read { path: tls_path, source })?;
+        let tls = Btf::from_split_file(&tls_path, &vmlinux).map_err(|source| Error::Read {
+            path: tls_path,
+            source,
+        })?;
         Some(tls)
     } else {
         None
@@ -78,7 +82,10 @@ pub trait Lookup {
 pub fn resolve(types: &dyn Lookup) -> Resolved {
     let mut missing = Vec::new();
     let mut offset = |path: &'static str| match types.member(path) {
-        Some(Place { bit_offset, width: None }) => bit_offset / 8,
+        Some(Place {
+            bit_offset,
+            width: None,
+        }) => bit_offset / 8,
         Some(Place { width: Some(_), .. }) | None => {
             missing.push(path);
             ABSENT
@@ -127,17 +134,26 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
     let bits = |path: &'static str| match types.member(path) {
         Some(Place { bit_offset, width }) => {
             let width = width.filter(|&width| width > 0).unwrap_or(8);
-            let place = Bits { offset: bit_offset / 8, shift: bit_offset % 8, width };
+            let place = Bits {
+                offset: bit_offset / 8,
+                shift: bit_offset % 8,
+                width,
+            };
             // The programs read one byte.
-            if place.shift + place.width <= 8 { place } else { Bits::ABSENT }
+            if place.shift + place.width <= 8 {
+                place
+            } else {
+                Bits::ABSENT
+            }
         }
         None => Bits::ABSENT,
     };
     layout.tcp_nonagle = bits("tcp_sock.nonagle");
     layout.tls_tx_conf = bits("tls_context.tx_conf");
-    for (place, path) in
-        [(layout.tcp_nonagle, "tcp_sock.nonagle"), (layout.tls_tx_conf, "tls_context.tx_conf")]
-    {
+    for (place, path) in [
+        (layout.tcp_nonagle, "tcp_sock.nonagle"),
+        (layout.tls_tx_conf, "tls_context.tx_conf"),
+    ] {
         if place == Bits::ABSENT {
             missing.push(path);
         }
@@ -148,13 +164,20 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
     }
     // Absent since 6.5, where tls_sw_sendmsg took over: nothing is missing then.
     layout.arg_sendpage_flags = types.argument("tls_sw_sendpage", "flags").unwrap_or(ABSENT);
-    layout.arg_sendpage_size = types.argument("tls_sw_sendpage", "size").unwrap_or(ABSENT);
-    Resolved { layout, missing, tls: types.has_tls() }
+    Resolved {
+        layout,
+        missing,
+        tls: types.has_tls(),
+    }
 }
 
 /// Adds two offsets of which either may be absent.
 fn add(a: u32, b: u32) -> u32 {
-    if a == ABSENT || b == ABSENT { ABSENT } else { a + b }
+    if a == ABSENT || b == ABSENT {
+        ABSENT
+    } else {
+        a + b
+    }
 }
 
 /// The kernel's types and, if it is loaded, the `tls` module's.
@@ -176,25 +199,37 @@ impl Lookup for Types {
     fn member(&self, path: &str) -> Option<Place> {
         let (name, rest) = path.split_once('.')?;
         self.sets().find_map(|types| {
-            types.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
-                Type::Struct(structure) => walk(types, &structure, rest, 0),
-                _ => None,
-            })
+            types
+                .resolve_types_by_name(name)
+                .ok()?
+                .into_iter()
+                .find_map(|found| match found {
+                    Type::Struct(structure) => walk(types, &structure, rest, 0),
+                    _ => None,
+                })
         })
     }
 
     fn argument(&self, function: &str, name: &str) -> Option<u32> {
         self.sets().find_map(|types| {
-            types.resolve_types_by_name(function).ok()?.into_iter().find_map(|found| {
-                let Type::Func(function) = found else { return None };
-                let Type::FuncProto(proto) = types.resolve_chained_type(&function).ok()? else {
-                    return None;
-                };
-                let position = proto.parameters.iter().position(|parameter| {
-                    types.resolve_name(parameter).is_ok_and(|found| found == name)
-                })?;
-                u32::try_from(position).ok()
-            })
+            types
+                .resolve_types_by_name(function)
+                .ok()?
+                .into_iter()
+                .find_map(|found| {
+                    let Type::Func(function) = found else {
+                        return None;
+                    };
+                    let Type::FuncProto(proto) = types.resolve_chained_type(&function).ok()? else {
+                        return None;
+                    };
+                    let position = proto.parameters.iter().position(|parameter| {
+                        types
+                            .resolve_name(parameter)
+                            .is_ok_and(|found| found == name)
+                    })?;
+                    u32::try_from(position).ok()
+                })
         })
     }
 
@@ -260,7 +295,10 @@ mod tests {
                 "tls_context.tx_conf" => Some(3),
                 _ => None,
             };
-            (!self.0.contains(&path)).then_some(Place { bit_offset: 84, width })
+            (!self.0.contains(&path)).then_some(Place {
+                bit_offset: 84,
+                width,
+            })
         }
 
         fn argument(&self, function: &str, name: &str) -> Option<u32> {
@@ -274,31 +312,53 @@ mod tests {
 
     #[test]
     fn everything_found_leaves_nothing_missing() {
-        let Resolved { layout, missing, tls } = resolve(&Without(&[]));
+        let Resolved {
+            layout,
+            missing,
+            tls,
+        } = resolve(&Without(&[]));
         assert_eq!(missing, Vec::<&str>::new());
         assert!(tls);
         assert_eq!(layout.tcp_snd_wnd, 10);
-        assert_eq!(layout.tcp_nonagle, Bits { offset: 10, shift: 4, width: 4 });
+        assert_eq!(
+            layout.tcp_nonagle,
+            Bits {
+                offset: 10,
+                shift: 4,
+                width: 4
+            }
+        );
         assert_eq!(layout.skb_end_seq, 20);
         assert_eq!(layout.arg_push_sg_flags, 4);
     }
 
     #[test]
     fn a_missing_member_is_absent_and_named() {
-        let Resolved { layout, missing, .. } =
-            resolve(&Without(&["tcp_sock.notsent_lowat", "tcp_skb_cb.end_seq", "tcp_sock.nonagle"]));
+        let Resolved {
+            layout, missing, ..
+        } = resolve(&Without(&[
+            "tcp_sock.notsent_lowat",
+            "tcp_skb_cb.end_seq",
+            "tcp_sock.nonagle",
+        ]));
         assert_eq!(layout.tcp_notsent_lowat, ABSENT);
         assert_eq!(layout.skb_end_seq, ABSENT);
         assert_eq!(layout.tcp_nonagle, Bits::ABSENT);
         assert_eq!(
             missing,
-            ["tcp_sock.notsent_lowat", "tcp_skb_cb.end_seq", "tcp_sock.nonagle"]
+            [
+                "tcp_sock.notsent_lowat",
+                "tcp_skb_cb.end_seq",
+                "tcp_sock.nonagle"
+            ]
         );
     }
 
     #[test]
     fn an_argument_without_a_name_is_absent() {
-        let Resolved { layout, missing, .. } = resolve(&Without(&["tls_push_sg"]));
+        let Resolved {
+            layout, missing, ..
+        } = resolve(&Without(&["tls_push_sg"]));
         assert_eq!(layout.arg_push_sg_flags, ABSENT);
         assert_eq!(missing, ["tls_push_sg(flags)"]);
     }

@@ -13,5 +13,9 @@ const NEEDED: [(Capability, &str); 3] = [
 /// The names of the capabilities that are needed and not effective.
 pub fn missing() -> Vec<&'static str> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    NEEDED.iter().filter(|&&(capability, _)| !has(capability)).map(|&(_, name)| name).collect()
+    NEEDED
+        .iter()
+        .filter(|&&(capability, _)| !has(capability))
+        .map(|&(_, name)| name)
+        .collect()
 }

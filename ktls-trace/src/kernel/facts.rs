@@ -30,9 +30,14 @@ impl Facts {
     /// Looks at the running kernel, with its BTF in another folder.
     pub fn gather_from(btf_directory: &Path) -> Self {
         let symbols = Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}"));
-        let built_in =
-            symbols.as_ref().is_ok_and(|symbols| symbols.get("tls_sw_sendmsg").is_some());
-        let tls = if built_in || modules::tls_is_loaded() { Tls::Present } else { Tls::NotLoaded };
+        let built_in = symbols
+            .as_ref()
+            .is_ok_and(|symbols| symbols.get("tls_sw_sendmsg").is_some());
+        let tls = if built_in || modules::tls_is_loaded() {
+            Tls::Present
+        } else {
+            Tls::NotLoaded
+        };
         Self {
             release: release(),
             symbols,
@@ -44,6 +49,8 @@ impl Facts {
 
 /// `uname -r`.
 pub fn release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
+        |_| "unknown".to_owned(),
+        |release| release.trim().to_owned(),
+    )
 }

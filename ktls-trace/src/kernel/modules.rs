@@ -20,6 +20,8 @@ pub fn tls_is_loaded() -> bool {
 
 /// Whether the kernel has the module on disk, for a helpful word in `doctor`.
 pub fn tls_is_installed(release: &str) -> bool {
-    let folder = Path::new("/lib/modules").join(release).join("kernel/net/tls");
+    let folder = Path::new("/lib/modules")
+        .join(release)
+        .join("kernel/net/tls");
     fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
 }

@@ -52,7 +52,10 @@ pub struct Hook {
 
 /// A hook whose program is named after the function.
 const fn entry(symbol: &'static str) -> Hook {
-    Hook { program: symbol, symbol }
+    Hook {
+        program: symbol,
+        symbol,
+    }
 }
 
 /// One way to serve an observation: all of its hooks are needed.
@@ -73,7 +76,10 @@ const WAYS: &[Way] = &[
         observable: Observable::Send,
         hooks: &[
             entry("tls_sw_sendmsg"),
-            Hook { program: "tls_sw_sendmsg_ret", symbol: "tls_sw_sendmsg" },
+            Hook {
+                program: "tls_sw_sendmsg_ret",
+                symbol: "tls_sw_sendmsg",
+            },
         ],
         why: "every kTLS send; since 6.5 also sendfile and splice",
         also: false,
@@ -82,7 +88,10 @@ const WAYS: &[Way] = &[
         observable: Observable::Send,
         hooks: &[
             entry("tls_sw_sendpage"),
-            Hook { program: "tls_sw_sendpage_ret", symbol: "tls_sw_sendpage" },
+            Hook {
+                program: "tls_sw_sendpage_ret",
+                symbol: "tls_sw_sendpage",
+            },
         ],
         why: "sendfile and splice before 6.5",
         also: true,
@@ -91,7 +100,10 @@ const WAYS: &[Way] = &[
         observable: Observable::Record,
         hooks: &[
             entry("tls_push_sg"),
-            Hook { program: "tls_push_sg_ret", symbol: "tls_push_sg" },
+            Hook {
+                program: "tls_push_sg_ret",
+                symbol: "tls_push_sg",
+            },
         ],
         why: "the flag word that reaches TCP",
         also: false,
@@ -100,7 +112,10 @@ const WAYS: &[Way] = &[
         observable: Observable::Refusal,
         hooks: &[
             entry("sk_stream_wait_memory"),
-            Hook { program: "sk_stream_wait_memory_ret", symbol: "sk_stream_wait_memory" },
+            Hook {
+                program: "sk_stream_wait_memory_ret",
+                symbol: "sk_stream_wait_memory",
+            },
         ],
         why: "both gates, blocking and non-blocking writers",
         also: false,
@@ -215,7 +230,10 @@ impl Plan {
     pub fn new(facts: &Facts, without: &[String]) -> Self {
         let waits_for_tls = facts.tls == Tls::NotLoaded;
         let can_probe = |hook: &Hook| {
-            let known = facts.symbols.as_ref().is_ok_and(|symbols| symbols.can_probe(hook.symbol));
+            let known = facts
+                .symbols
+                .as_ref()
+                .is_ok_and(|symbols| symbols.can_probe(hook.symbol));
             // The functions of a module that is not loaded yet are in no table.
             let expected = waits_for_tls && hook.symbol.starts_with("tls_");
             (known || expected) && !without.iter().any(|name| name == hook.symbol)
@@ -224,7 +242,11 @@ impl Plan {
             .iter()
             .map(|&observable| choose(observable, waits_for_tls, &can_probe))
             .collect();
-        Self { choices, obstacle: obstacle(facts), waits_for_tls }
+        Self {
+            choices,
+            obstacle: obstacle(facts),
+            waits_for_tls,
+        }
     }
 
     /// The hooks to attach; none if there is an obstacle.
@@ -232,13 +254,20 @@ impl Plan {
         if self.obstacle.is_some() {
             return Vec::new();
         }
-        self.choices.iter().flat_map(|choice| choice.hooks.iter().copied()).collect()
+        self.choices
+            .iter()
+            .flat_map(|choice| choice.hooks.iter().copied())
+            .collect()
     }
 
     /// The observations that no hook serves.
     pub fn unserved(&self) -> Vec<Observable> {
         let lost = |choice: &&Choice| self.obstacle.is_some() || choice.hooks.is_empty();
-        self.choices.iter().filter(lost).map(|choice| choice.observable).collect()
+        self.choices
+            .iter()
+            .filter(lost)
+            .map(|choice| choice.observable)
+            .collect()
     }
 }
 
@@ -258,19 +287,33 @@ fn choose(
             why.push(way.why);
         }
     }
-    let why = if hooks.is_empty() { without(observable).to_owned() } else { why.join("; ") };
-    Choice { observable, hooks, why }
+    let why = if hooks.is_empty() {
+        without(observable).to_owned()
+    } else {
+        why.join("; ")
+    };
+    Choice {
+        observable,
+        hooks,
+        why,
+    }
 }
 
 /// What is lost when nothing serves an observation.
 fn without(observable: Observable) -> &'static str {
     match observable {
         Observable::Send => "not observable here: whether the flag came from splice stays unknown",
-        Observable::Record => "not observable here: whether a record was complete and pushed with MSG_MORE stays unknown",
+        Observable::Record => {
+            "not observable here: whether a record was complete and pushed with MSG_MORE stays unknown"
+        }
         Observable::Refusal => "not observable here: stalls are found by asking sock_diag only",
         Observable::PersistArmed => "not observable here: sock_diag shows the timer",
-        Observable::PersistFired => "not observable here: sock_diag shows the timer; a shut window is found by asking only",
-        Observable::ZeroWindowProbe => "not observable here: a shut window is told by its size alone",
+        Observable::PersistFired => {
+            "not observable here: sock_diag shows the timer; a shut window is found by asking only"
+        }
+        Observable::ZeroWindowProbe => {
+            "not observable here: a shut window is told by its size alone"
+        }
         Observable::Release => "not observable here: who lets held bytes go stays unknown",
         Observable::Close => "not observable here: sock_diag tells that a socket is gone",
     }
@@ -285,7 +328,11 @@ fn obstacle(facts: &Facts) -> Option<Obstacle> {
     if let Err(error) = &facts.symbols {
         return Some(Obstacle::NoSymbols(error.clone()));
     }
-    NEEDED.iter().copied().find(|name| layout.missing.contains(name)).map(Obstacle::NoMember)
+    NEEDED
+        .iter()
+        .copied()
+        .find(|name| layout.missing.contains(name))
+        .map(Obstacle::NoMember)
 }
 
 #[cfg(test)]
@@ -305,7 +352,11 @@ mod tests {
         Facts {
             release: "test".to_owned(),
             symbols: Ok(Symbols::from_kallsyms(table.as_bytes()).unwrap()),
-            layout: Ok(Resolved { layout: Layout::ABSENT, missing: Vec::new(), tls: true }),
+            layout: Ok(Resolved {
+                layout: Layout::ABSENT,
+                missing: Vec::new(),
+                tls: true,
+            }),
             tls: Tls::Present,
         }
     }
@@ -322,7 +373,11 @@ mod tests {
     ];
 
     fn symbols_of(plan: &Plan, observable: Observable) -> Vec<&'static str> {
-        let choice = plan.choices.iter().find(|choice| choice.observable == observable).unwrap();
+        let choice = plan
+            .choices
+            .iter()
+            .find(|choice| choice.observable == observable)
+            .unwrap();
         choice.hooks.iter().map(|hook| hook.symbol).collect()
     }
 
@@ -330,7 +385,10 @@ mod tests {
     fn a_kernel_with_everything_serves_every_observation() {
         let plan = Plan::new(&kernel(SINCE_6_5), &[]);
         assert_eq!(plan.unserved(), []);
-        assert_eq!(symbols_of(&plan, Observable::Send), ["tls_sw_sendmsg", "tls_sw_sendmsg"]);
+        assert_eq!(
+            symbols_of(&plan, Observable::Send),
+            ["tls_sw_sendmsg", "tls_sw_sendmsg"]
+        );
     }
 
     #[test]
@@ -344,17 +402,27 @@ mod tests {
     #[test]
     fn tcp_check_probe_timer_is_used_where_it_is_a_symbol_and_its_stand_in_elsewhere() {
         let inlined = Plan::new(&kernel(SINCE_6_5), &[]);
-        assert_eq!(symbols_of(&inlined, Observable::PersistArmed), ["sk_reset_timer"]);
+        assert_eq!(
+            symbols_of(&inlined, Observable::PersistArmed),
+            ["sk_reset_timer"]
+        );
         let functions = [SINCE_6_5, &["tcp_check_probe_timer"]].concat();
         let symbol = Plan::new(&kernel(&functions), &[]);
-        assert_eq!(symbols_of(&symbol, Observable::PersistArmed), ["tcp_check_probe_timer"]);
+        assert_eq!(
+            symbols_of(&symbol, Observable::PersistArmed),
+            ["tcp_check_probe_timer"]
+        );
     }
 
     #[test]
     fn a_missing_function_costs_only_its_own_observation() {
         let plan = Plan::new(&kernel(SINCE_6_5), &["tls_push_sg".to_owned()]);
         assert_eq!(plan.unserved(), [Observable::Record]);
-        let record = plan.choices.iter().find(|c| c.observable == Observable::Record).unwrap();
+        let record = plan
+            .choices
+            .iter()
+            .find(|c| c.observable == Observable::Record)
+            .unwrap();
         assert!(record.why.contains("stays unknown"));
     }
 
@@ -365,13 +433,24 @@ mod tests {
         let plan = Plan::new(&facts, &[]);
         assert_eq!(plan.hooks(), []);
         assert_eq!(plan.unserved().len(), OBSERVABLES.len());
-        assert!(plan.obstacle.unwrap().to_string().contains("/sys/kernel/btf/vmlinux"));
+        assert!(
+            plan.obstacle
+                .unwrap()
+                .to_string()
+                .contains("/sys/kernel/btf/vmlinux")
+        );
     }
 
     #[test]
     fn a_needed_member_that_is_gone_is_an_obstacle_and_another_is_not() {
         let mut facts = kernel(SINCE_6_5);
-        let resolved = |missing| Ok(Resolved { layout: Layout::ABSENT, missing, tls: true });
+        let resolved = |missing| {
+            Ok(Resolved {
+                layout: Layout::ABSENT,
+                missing,
+                tls: true,
+            })
+        };
         facts.layout = resolved(vec!["sock.sk_tsq_flags"]);
         assert_eq!(Plan::new(&facts, &[]).obstacle, None);
         facts.layout = resolved(vec!["tcp_sock.write_seq"]);
@@ -383,8 +462,11 @@ mod tests {
 
     #[test]
     fn before_tls_is_loaded_its_hooks_are_expected() {
-        let functions: Vec<_> =
-            SINCE_6_5.iter().copied().filter(|name| !name.starts_with("tls_")).collect();
+        let functions: Vec<_> = SINCE_6_5
+            .iter()
+            .copied()
+            .filter(|name| !name.starts_with("tls_"))
+            .collect();
         let mut facts = kernel(&functions);
         assert_eq!(Plan::new(&facts, &[]).unserved().len(), 3);
         facts.tls = Tls::NotLoaded;

@@ -92,17 +92,26 @@ impl Symbols {
         for line in table.lines() {
             let line = line?;
             let mut words = line.split_ascii_whitespace();
-            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
+            let (Some(address), Some(kind), Some(name)) =
+                (words.next(), words.next(), words.next())
             else {
                 continue;
             };
             if !matches!(kind, "t" | "T" | "w" | "W") {
                 continue;
             }
-            let Ok(address) = u64::from_str_radix(address, 16) else { continue };
+            let Ok(address) = u64::from_str_radix(address, 16) else {
+                continue;
+            };
             starts.insert(address);
-            if let Some(name) = HOOKED.iter().chain(RECOGNISED).find(|&&wanted| wanted == name) {
-                let module = words.next().map(|module| module.trim_matches(['[', ']']).to_owned());
+            if let Some(name) = HOOKED
+                .iter()
+                .chain(RECOGNISED)
+                .find(|&&wanted| wanted == name)
+            {
+                let module = words
+                    .next()
+                    .map(|module| module.trim_matches(['[', ']']).to_owned());
                 found.push((*name, address, module));
             }
         }
@@ -111,7 +120,14 @@ impl Symbols {
             .map(|(name, start, module)| {
                 let end = starts.range(start + 1..).next().copied();
                 let range = end.filter(|_| start != 0).map(|end| (start, end));
-                (name, Function { range, module, traceable: None })
+                (
+                    name,
+                    Function {
+                        range,
+                        module,
+                        traceable: None,
+                    },
+                )
             })
             .collect();
         Ok(Self { functions })
@@ -143,7 +159,8 @@ impl Symbols {
 
     /// Whether a probe can be put on the function, as far as the kernel says.
     pub fn can_probe(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|function| function.traceable != Some(false))
+        self.get(name)
+            .is_some_and(|function| function.traceable != Some(false))
     }
 
     /// The name of the function that an address lies in, if it is one of those kept.
@@ -156,7 +173,9 @@ impl Symbols {
 
     /// Whether the kernel shows addresses (`kptr_restrict`).
     pub fn shows_addresses(&self) -> bool {
-        self.functions.values().any(|function| function.range.is_some())
+        self.functions
+            .values()
+            .any(|function| function.range.is_some())
     }
 }
 
@@ -182,8 +201,14 @@ ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
     #[test]
     fn an_address_is_found_in_the_function_it_lies_in() {
         let symbols = symbols();
-        assert_eq!(symbols.name_of(0xffff_ffff_8100_0210), Some("tcp_rcv_established"));
-        assert_eq!(symbols.name_of(0xffff_ffff_8100_03ff), Some("tcp_rcv_established"));
+        assert_eq!(
+            symbols.name_of(0xffff_ffff_8100_0210),
+            Some("tcp_rcv_established")
+        );
+        assert_eq!(
+            symbols.name_of(0xffff_ffff_8100_03ff),
+            Some("tcp_rcv_established")
+        );
         assert_eq!(symbols.name_of(0xffff_ffff_8100_0400), None);
         assert_eq!(symbols.name_of(0xffff_ffff_c000_1010), Some("tls_push_sg"));
     }
@@ -191,7 +216,10 @@ ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
     #[test]
     fn twins_with_a_prefix_or_suffix_are_not_the_function() {
         assert!(symbols().get("tls_sw_sendmsg").is_none());
-        assert_eq!(symbols().get("tls_push_sg").unwrap().module.as_deref(), Some("tls"));
+        assert_eq!(
+            symbols().get("tls_push_sg").unwrap().module.as_deref(),
+            Some("tls")
+        );
     }
 
     #[test]
@@ -207,7 +235,9 @@ ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
     fn a_function_that_cannot_be_traced_is_not_probed() {
         let mut symbols = symbols();
         assert!(symbols.can_probe("tcp_event_new_data_sent"));
-        symbols.note_traceable(&b"tcp_send_probe0\ntls_push_sg [tls]\n"[..]).unwrap();
+        symbols
+            .note_traceable(&b"tcp_send_probe0\ntls_push_sg [tls]\n"[..])
+            .unwrap();
         assert!(symbols.can_probe("tls_push_sg"));
         assert!(!symbols.can_probe("tcp_event_new_data_sent"));
     }

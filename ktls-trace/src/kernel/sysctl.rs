@@ -55,13 +55,18 @@ fn value(name: &str) -> Option<String> {
 /// A number of 32 bits; the kernel prints this setting signed on some versions.
 fn number(text: &str) -> Option<u32> {
     let text = text.trim();
-    text.parse().ok().or_else(|| text.parse::<i32>().ok().map(i32::cast_unsigned))
+    text.parse()
+        .ok()
+        .or_else(|| text.parse::<i32>().ok().map(i32::cast_unsigned))
 }
 
 /// Three numbers.
 fn triple(text: &str) -> Option<[u64; 3]> {
-    let numbers: Vec<u64> =
-        text.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let numbers: Vec<u64> = text
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
     numbers.try_into().ok()
 }
 

@@ -91,6 +91,10 @@ pub enum What {
     ProcessNamed {
         /// The socket that it writes to.
         key: SocketKey,
+        /// Which process.
+        pid: u32,
+        /// Its name.
+        comm: Option<String>,
         /// Path of its program.
         exe: Option<String>,
         /// Its control group.
@@ -113,7 +117,7 @@ pub struct Process {
     /// Thread.
     pub tid: u32,
     /// Name of the thread.
-    pub comm: String,
+    pub thread: String,
 }
 
 /// A socket whose bytes wait, and how they came there.
@@ -135,7 +139,7 @@ pub struct SendFacts {
     /// `msg_flags`.
     pub flags: u32,
     /// Bytes asked for.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Whether it came through `tls_sw_sendpage` (before 6.5).
     pub sendpage: bool,
 }

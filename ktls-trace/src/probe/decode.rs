@@ -38,10 +38,17 @@ pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
     let key = SocketKey(header.generation);
     let what = match header.kind {
         event::REFUSED => refused(&read(bytes)?, key),
-        event::PERSIST_FIRED => What::PersistFired { key, hold: Box::new(hold(&read(bytes)?)) },
+        event::PERSIST_FIRED => What::PersistFired {
+            key,
+            hold: Box::new(hold(&read(bytes)?)),
+        },
         event::RESUMED => {
             let record: Resumed = read(bytes)?;
-            What::Resumed { key, waited_ns: record.waited_ns, result: record.ret }
+            What::Resumed {
+                key,
+                waited_ns: record.waited_ns,
+                result: record.ret,
+            }
         }
         event::RELEASED => {
             let record: Released = read(bytes)?;
@@ -60,7 +67,10 @@ pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
         _ => return None,
     };
     Some(Decoded {
-        observation: Observation { at_ns: header.time_ns, what },
+        observation: Observation {
+            at_ns: header.time_ns,
+            what,
+        },
         sk: header.sk,
         generation: header.generation,
     })
@@ -77,13 +87,17 @@ fn read<T: Copy>(bytes: &[u8]) -> Option<T> {
 
 /// A writer was refused.
 fn refused(record: &Refused, key: SocketKey) -> What {
-    let name = record.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    let thread = record
+        .comm
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
     What::Refused {
         key,
         process: Process {
             pid: (record.pid_tgid >> 32) as u32,
             tid: record.pid_tgid as u32,
-            comm: String::from_utf8_lossy(name).into_owned(),
+            thread: String::from_utf8_lossy(thread).into_owned(),
         },
         blocking: record.timeo != 0,
         hold: Box::new(hold(record)),
@@ -95,7 +109,7 @@ fn hold(record: &Refused) -> Hold {
     let tx = &record.tx;
     let send = (tx.send_begin_ns != 0).then(|| SendFacts {
         flags: tx.send_flags,
-        bytes: tx.send_size,
+        bytes: (tx.sendpage == 0).then_some(tx.send_size),
         sendpage: tx.sendpage == 1,
     });
     let push = (tx.push_ns != 0).then(|| PushFacts {
@@ -106,7 +120,12 @@ fn hold(record: &Refused) -> Hold {
         complete: tx.pushing == 0 && tx.record_end_seq == record.snapshot.write_seq,
     });
     let writer_pid = Some((tx.pid_tgid >> 32) as u32).filter(|&pid| pid != 0);
-    Hold { socket: socket(&record.snapshot), send, push, writer_pid }
+    Hold {
+        socket: socket(&record.snapshot),
+        send,
+        push,
+        writer_pid,
+    }
 }
 
 /// A snapshot, with what was not read left out.

@@ -97,7 +97,11 @@ pub struct Suspects(HashMap<MapData, u64, Suspect>);
 impl Suspects {
     /// Clears a socket, unless its address belongs to another one by now.
     pub fn clear(&mut self, sk: u64, generation: u64) {
-        if self.0.get(&sk, 0).is_ok_and(|suspect| suspect.generation == generation) {
+        if self
+            .0
+            .get(&sk, 0)
+            .is_ok_and(|suspect| suspect.generation == generation)
+        {
             // If it is gone already, that is what was wanted.
             let _gone = self.0.remove(&sk);
         }
@@ -115,10 +119,18 @@ impl Probe {
         let mut loader = EbpfLoader::new();
         loader.override_global("LAYOUT", &options.layout, true);
         loader.override_global("FILTER", &options.filter, true);
-        let log_level = if options.log { aya_log::Level::Trace as u8 } else { 0 };
+        let log_level = if options.log {
+            aya_log::Level::Trace as u8
+        } else {
+            0
+        };
         loader.override_global(aya_log::LEVEL, &log_level, false);
         let mut programs = loader.load(OBJECT).map_err(Box::new)?;
-        let log = if options.log { logger(&mut programs) } else { None };
+        let log = if options.log {
+            logger(&mut programs)
+        } else {
+            None
+        };
 
         let mut attached = Attached::default();
         for &hook in hooks {
@@ -133,15 +145,31 @@ impl Probe {
             return Err(Error::NothingAttached(format!("{}: {error}", hook.symbol)));
         }
 
-        let ring = RingBuf::try_from(take(&mut programs, "EVENTS")?)
-            .map_err(|source| Error::Map { name: "EVENTS", source })?;
+        let ring =
+            RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|source| Error::Map {
+                name: "EVENTS",
+                source,
+            })?;
         let ring = readable(ring).map_err(Error::Wait)?;
-        let counters = PerCpuArray::try_from(take(&mut programs, "COUNTERS")?)
-            .map_err(|source| Error::Map { name: "COUNTERS", source })?;
-        let suspects = HashMap::try_from(take(&mut programs, "SUSPECTS")?)
-            .map_err(|source| Error::Map { name: "SUSPECTS", source })?;
-        let probe =
-            Self { _programs: programs, ring, counters, suspects: Suspects(suspects), log };
+        let counters =
+            PerCpuArray::try_from(take(&mut programs, "COUNTERS")?).map_err(|source| {
+                Error::Map {
+                    name: "COUNTERS",
+                    source,
+                }
+            })?;
+        let suspects =
+            HashMap::try_from(take(&mut programs, "SUSPECTS")?).map_err(|source| Error::Map {
+                name: "SUSPECTS",
+                source,
+            })?;
+        let probe = Self {
+            _programs: programs,
+            ring,
+            counters,
+            suspects: Suspects(suspects),
+            log,
+        };
         Ok((probe, attached))
     }
 
@@ -151,10 +179,10 @@ impl Probe {
     ///
     /// If the kernel does not give it.
     pub fn counter(&self, slot: u32) -> Result<u64, Error> {
-        let values = self
-            .counters
-            .get(&slot, 0)
-            .map_err(|source| Error::Map { name: "COUNTERS", source })?;
+        let values = self.counters.get(&slot, 0).map_err(|source| Error::Map {
+            name: "COUNTERS",
+            source,
+        })?;
         Ok(values.iter().sum())
     }
 

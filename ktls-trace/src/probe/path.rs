@@ -21,8 +21,13 @@ fn path_of(function: &str) -> Option<ReleasePath> {
         }
         "__tcp_close" | "tcp_close" | "tcp_shutdown" | "tcp_send_fin" | "inet_shutdown"
         | "tls_sk_proto_close" => ReleasePath::Close,
-        "tls_push_sg" | "tls_sw_sendmsg" | "tls_sw_sendpage" | "tls_sw_sendmsg_locked"
-        | "tcp_sendmsg_locked" | "tcp_sendpage_locked" | "do_tcp_sendpages"
+        "tls_push_sg"
+        | "tls_sw_sendmsg"
+        | "tls_sw_sendpage"
+        | "tls_sw_sendmsg_locked"
+        | "tcp_sendmsg_locked"
+        | "tcp_sendpage_locked"
+        | "do_tcp_sendpages"
         | "do_tcp_setsockopt" => ReleasePath::LaterSend,
         "tcp_tsq_handler" | "tcp_tsq_write" => ReleasePath::TransmitQueue,
         _ => return None,
@@ -49,7 +54,10 @@ mod tests {
 
     #[test]
     fn an_ack_processed_by_the_sender_itself_is_the_peers() {
-        assert_eq!(path(&[0x6010, 0x1010, 0x6020, 0x4010]), ReleasePath::PeerAck);
+        assert_eq!(
+            path(&[0x6010, 0x1010, 0x6020, 0x4010]),
+            ReleasePath::PeerAck
+        );
     }
 
     #[test]

@@ -24,12 +24,20 @@ pub fn event(event: &Event) -> String {
     let body = match &event.body {
         Body::Stall(details) => stall(event.event, details),
         Body::Started(details) => started(details),
-        Body::Probes(Probes { reason, hooks, cannot_see }) => {
+        Body::Probes(Probes {
+            reason,
+            hooks,
+            cannot_see,
+        }) => {
             let mut text = format!("PROBES  {reason}: {} hooks attached", hooks.len());
             not_seen(&mut text, cannot_see);
             text
         }
-        Body::Lost(Lost { place, count, total }) => {
+        Body::Lost(Lost {
+            place,
+            count,
+            total,
+        }) => {
             format!("LOST    {count} at {place} ({total} since the start): some facts are missing")
         }
         Body::Stopped(details) => stopped(details),
@@ -54,7 +62,14 @@ fn not_seen(text: &mut String, cannot_see: &[String]) {
 
 /// The daemon has started.
 fn started(details: &Started) -> String {
-    let Started { kernel, mode, threshold_ms, hooks, cannot_see, .. } = details;
+    let Started {
+        kernel,
+        mode,
+        threshold_ms,
+        hooks,
+        cannot_see,
+        ..
+    } = details;
     let how = match mode.as_str() {
         "hooks" => format!("{} hooks attached", hooks.len()),
         "waiting-for-tls" => "kernel TLS is not loaded yet, hooks wait for it".to_owned(),
@@ -67,13 +82,26 @@ fn started(details: &Started) -> String {
 
 /// The daemon ends.
 fn stopped(details: &Stopped) -> String {
-    let Stopped { stalls, refused, back_pressure, records, records_with_msg_more, lost } = details;
+    let Stopped {
+        stalls,
+        refused,
+        back_pressure,
+        records,
+        records_with_msg_more,
+        lost,
+    } = details;
     let mut text = format!("STOP    {stalls} {}", plural(*stalls, "stall"));
     if let (Some(refused), Some(ordinary)) = (refused, back_pressure) {
-        add!(text, "; kTLS writers refused {refused} times, {ordinary} of them ordinary back-pressure");
+        add!(
+            text,
+            "; kTLS writers refused {refused} times, {ordinary} of them ordinary back-pressure"
+        );
     }
     if let (Some(records), Some(more)) = (records, records_with_msg_more) {
-        add!(text, "; {records} records handed to TCP, {more} with MSG_MORE");
+        add!(
+            text,
+            "; {records} records handed to TCP, {more} with MSG_MORE"
+        );
     }
     for (place, count) in lost {
         add!(text, "; {count} lost at {place}");
@@ -91,13 +119,22 @@ fn stall(name: Name, stall: &Stall) -> String {
     let mut text = format!("{word}  ");
     match &stall.process {
         Some(process) => {
-            let comm = process.comm.as_deref().unwrap_or("?");
+            let comm = process
+                .comm
+                .as_ref()
+                .or(process.thread.as_ref())
+                .map_or("?", String::as_str);
             add!(text, "{comm}[{}]", process.pid);
         }
         None => text.push_str("process not known"),
     }
     let address = |address: &Option<String>| address.clone().unwrap_or_else(|| "?".to_owned());
-    add!(text, "  {} -> {}", address(&stall.socket.src), address(&stall.socket.dst));
+    add!(
+        text,
+        "  {} -> {}",
+        address(&stall.socket.src),
+        address(&stall.socket.dst)
+    );
     add!(text, "\n        {}", verdict(stall));
     if name == Name::StallClosed {
         closed(&mut text, stall);
@@ -165,7 +202,11 @@ fn held(text: &mut String, stall: &Stall) {
         None if stall.evidence.sock_diag.is_some() => text.push_str(", no timer"),
         None => {}
     }
-    let own = if tcp.own_lowat == Some(true) { " (the socket's own)" } else { "" };
+    let own = if tcp.own_lowat == Some(true) {
+        " (the socket's own)"
+    } else {
+        ""
+    };
     add!(
         text,
         "\n        notsent_lowat {}{own}, wmem_queued {} of sndbuf {}",
@@ -174,7 +215,11 @@ fn held(text: &mut String, stall: &Stall) {
         known(tcp.sndbuf)
     );
     if let Some(writer) = stall.evidence.writer {
-        let how = if writer.blocking { "sleeps in the kernel" } else { "got EAGAIN" };
+        let how = if writer.blocking {
+            "sleeps in the kernel"
+        } else {
+            "got EAGAIN"
+        };
         add!(text, ", the writer {how}");
     }
     if stall.totals.holds > 0 {
@@ -197,7 +242,9 @@ fn closed(text: &mut String, stall: &Stall) {
         "\n        {ended} after {:.1} s: {} bytes sent, {} bytes/s",
         totals.duration_ms / 1000.0,
         totals.bytes_sent,
-        totals.bytes_per_s.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.0}"))
+        totals
+            .bytes_per_s
+            .map_or_else(|| "?".to_owned(), |rate| format!("{rate:.0}"))
     );
     add!(text, "\n        {}", releases(stall));
 }
@@ -213,7 +260,12 @@ fn releases(stall: &Stall) -> String {
         plural(totals.holds, "hold")
     );
     if let Some(spread) = totals.held_ms {
-        add!(text, " (median {:.0} ms, longest {:.0} ms)", spread.median, spread.max);
+        add!(
+            text,
+            " (median {:.0} ms, longest {:.0} ms)",
+            spread.median,
+            spread.max
+        );
     }
     text.push_str("; let go by");
     let mut first = true;
@@ -243,5 +295,9 @@ fn releases(stall: &Stall) -> String {
 
 /// A noun for a number of things.
 fn plural(count: u64, noun: &str) -> String {
-    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+    if count == 1 {
+        noun.to_owned()
+    } else {
+        format!("{noun}s")
+    }
 }

@@ -80,12 +80,20 @@ impl Poller {
         };
         let period = std::time::Duration::from_nanos(options.correlate.poll_interval_ns);
         let task = tokio::spawn(worker.work(from_session, period, dump));
-        Ok(Self { requests: Some(requests), answers: Some(answers), task: Some(task) })
+        Ok(Self {
+            requests: Some(requests),
+            answers: Some(answers),
+            task: Some(task),
+        })
     }
 
     /// Nobody to ask.
     pub(super) fn none() -> Self {
-        Self { requests: None, answers: None, task: None }
+        Self {
+            requests: None,
+            answers: None,
+            task: None,
+        }
     }
 
     /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks
@@ -170,7 +178,11 @@ impl Worker {
 
     /// Asks about one socket.
     async fn ask(&mut self, poll: &Poll) -> Answer {
-        let id = SocketId { src: poll.src, dst: poll.dst, cookie: poll.cookie };
+        let id = SocketId {
+            src: poll.src,
+            dst: poll.dst,
+            cookie: poll.cookie,
+        };
         let asked_ns = clock::monotonic_ns();
         let queried = match self.socket_for(poll) {
             Ok(socket) => socket.query(&id).await,
@@ -195,7 +207,9 @@ impl Worker {
 
     /// The netlink socket for a question.
     fn socket_for(&mut self, poll: &Poll) -> Result<&mut SockDiag, sockdiag::Error> {
-        let (Some(netns), Some(pid)) = (poll.netns, poll.pid) else { return Ok(&mut self.own) };
+        let (Some(netns), Some(pid)) = (poll.netns, poll.pid) else {
+            return Ok(&mut self.own);
+        };
         if self.own_netns.is_none_or(|own| own == netns) {
             return Ok(&mut self.own);
         }
@@ -229,16 +243,28 @@ impl Worker {
             if waits || self.seen.contains_key(&sample.cookie) {
                 seen.insert(sample.cookie, key);
                 let sample = Some(Box::new(sample_of(sample)));
-                answers.push(Answer::Sampled { key, asked_ns, at_ns, sample });
+                answers.push(Answer::Sampled {
+                    key,
+                    asked_ns,
+                    at_ns,
+                    sample,
+                });
             }
         }
         if dump.interrupted {
-            answers.push(Answer::Failed("the table of sockets changed during the dump".to_owned()));
+            answers.push(Answer::Failed(
+                "the table of sockets changed during the dump".to_owned(),
+            ));
         } else {
             // Sockets that are not there any more.
             for (cookie, &key) in &self.seen {
                 if !seen.contains_key(cookie) {
-                    answers.push(Answer::Sampled { key, asked_ns, at_ns, sample: None });
+                    answers.push(Answer::Sampled {
+                        key,
+                        asked_ns,
+                        at_ns,
+                        sample: None,
+                    });
                 }
             }
         }

@@ -2,6 +2,12 @@
 
 use std::fs;
 
+/// Name of a process.
+pub(super) fn comm(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 /// Path of the program that a process runs.
 pub(super) fn exe(pid: u32) -> Option<String> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -11,7 +17,10 @@ pub(super) fn exe(pid: u32) -> Option<String> {
 /// Its control group in the unified hierarchy.
 pub(super) fn cgroup(pid: u32) -> Option<String> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    groups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(str::to_owned)
 }
 
 /// Inode number of the caller's network namespace.

@@ -132,7 +132,10 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     let poller = match (poller, &mode) {
         (Ok(poller), _) => poller,
         (Err(sock_diag), Mode::Polling(hooks)) => {
-            return Err(Error::Nothing { hooks: hooks.clone(), sock_diag: sock_diag.to_string() });
+            return Err(Error::Nothing {
+                hooks: hooks.clone(),
+                sock_diag: sock_diag.to_string(),
+            });
         }
         (Err(error), _) => {
             tracing::warn!("sock_diag can't be asked, verdicts stay consistent at most: {error}");
@@ -184,15 +187,25 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
     let layout = facts
         .layout
         .as_ref()
-        .map_or(ktls_trace_common::layout::Layout::ABSENT, |resolved| resolved.layout);
-    let probe_options =
-        probe::Options { layout, filter: options.filter, log: options.programs_log };
+        .map_or(ktls_trace_common::layout::Layout::ABSENT, |resolved| {
+            resolved.layout
+        });
+    let probe_options = probe::Options {
+        layout,
+        filter: options.filter,
+        log: options.programs_log,
+    };
     let (probe, attached) = Probe::load(&plan.hooks(), &probe_options)?;
     for (hook, error) in &attached.failed {
         tracing::warn!("{} can't be hooked: {error}", hook.symbol);
     }
     let symbols = facts.symbols.clone().unwrap_or_default();
-    Ok(Hooks { probe, attached, symbols, suspects: HashMap::new() })
+    Ok(Hooks {
+        probe,
+        attached,
+        symbols,
+        suspects: HashMap::new(),
+    })
 }
 
 /// The signals that a run listens to.
@@ -219,7 +232,10 @@ impl Signals {
 impl Session {
     /// Observes until a signal, the end of the time or of the output.
     async fn watch(&mut self, signals: &mut Signals) {
-        let end = self.options.duration.map(|duration| Instant::now() + duration);
+        let end = self
+            .options
+            .duration
+            .map(|duration| Instant::now() + duration);
         let mut housekeeping = ticker(HOUSEKEEPING);
         let mut ticks = 0_u32;
         while !self.reader_gone {
@@ -249,7 +265,10 @@ impl Session {
 
     /// Hands an observation of this moment to the correlator.
     fn observe(&mut self, what: What) {
-        self.take(&Observation { at_ns: clock::monotonic_ns(), what });
+        self.take(&Observation {
+            at_ns: clock::monotonic_ns(),
+            what,
+        });
     }
 
     /// Hands an observation to the correlator and does what follows.
@@ -278,7 +297,9 @@ impl Session {
     /// Takes everything that waits in the ring buffer.
     fn drain(&mut self) {
         loop {
-            let Mode::Hooks(hooks) = &mut self.mode else { return };
+            let Mode::Hooks(hooks) = &mut self.mode else {
+                return;
+            };
             let decoded = match hooks.probe.ring.get_mut().next() {
                 Some(record) => probe::decode(&record, &hooks.symbols),
                 None => return,
@@ -302,16 +323,34 @@ impl Session {
     /// Looks up a process once for a socket.
     fn name(&mut self, key: SocketKey, pid: u32) {
         if self.named.insert((key, pid)) {
-            let (exe, cgroup) = (process::exe(pid), process::cgroup(pid));
-            self.observe(What::ProcessNamed { key, exe, cgroup });
+            let (comm, exe, cgroup) = (process::comm(pid), process::exe(pid), process::cgroup(pid));
+            self.observe(What::ProcessNamed {
+                key,
+                pid,
+                comm,
+                exe,
+                cgroup,
+            });
         }
     }
 
     /// Takes an answer of `sock_diag`.
     fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Sampled { key, asked_ns, at_ns, sample } => {
-                self.take(&Observation { at_ns, what: What::Sampled { key, asked_ns, sample } });
+            Answer::Sampled {
+                key,
+                asked_ns,
+                at_ns,
+                sample,
+            } => {
+                self.take(&Observation {
+                    at_ns,
+                    what: What::Sampled {
+                        key,
+                        asked_ns,
+                        sample,
+                    },
+                });
             }
             Answer::Failed(error) => {
                 tracing::debug!("sock_diag: {error}");
@@ -322,7 +361,9 @@ impl Session {
 
     /// Tells the correlator what time it is.
     fn note_clock(&mut self) {
-        self.observe(What::Clock { unix_ns: clock::unix_ns() });
+        self.observe(What::Clock {
+            unix_ns: clock::unix_ns(),
+        });
     }
 
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
@@ -356,7 +397,11 @@ impl Session {
                 format!("kernel TLS was loaded, but hooks can't be used: {why}")
             }
         };
-        let body = Probes { reason, hooks: self.hooks(), cannot_see: self.cannot_see() };
+        let body = Probes {
+            reason,
+            hooks: self.hooks(),
+            cannot_see: self.cannot_see(),
+        };
         self.tell(Name::ProbesChanged, Body::Probes(body));
     }
 
@@ -380,8 +425,11 @@ impl Session {
             Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
             Mode::WaitingForTls | Mode::Polling(_) => None,
         };
-        let mut lost: BTreeMap<String, u64> =
-            self.lost.iter().map(|(&place, &count)| (place.to_owned(), count)).collect();
+        let mut lost: BTreeMap<String, u64> = self
+            .lost
+            .iter()
+            .map(|(&place, &count)| (place.to_owned(), count))
+            .collect();
         if self.lines.lost() > 0 {
             lost.insert("output".to_owned(), self.lines.lost());
         }
@@ -400,7 +448,11 @@ impl Session {
     fn tell_lost(&mut self, place: &'static str, count: u64) {
         let total = self.lost.entry(place).or_insert(0);
         *total += count;
-        let body = Lost { place: place.to_owned(), count, total: *total };
+        let body = Lost {
+            place: place.to_owned(),
+            count,
+            total: *total,
+        };
         self.tell(Name::Lost, Body::Lost(body));
     }
 
@@ -442,10 +494,16 @@ impl Session {
 
     /// The attached hooks, by name.
     fn hooks(&self) -> Vec<String> {
-        let Mode::Hooks(hooks) = &self.mode else { return Vec::new() };
+        let Mode::Hooks(hooks) = &self.mode else {
+            return Vec::new();
+        };
         let name = |hook: &Hook| {
             let on_return = hook.program.ends_with("_ret");
-            if on_return { format!("{} (return)", hook.symbol) } else { hook.symbol.to_owned() }
+            if on_return {
+                format!("{} (return)", hook.symbol)
+            } else {
+                hook.symbol.to_owned()
+            }
         };
         hooks.attached.hooks.iter().map(name).collect()
     }
@@ -505,7 +563,9 @@ async fn at(moment: Option<Instant>) {
 
 /// Waits until the ring buffer has something to read; for ever if there is none.
 async fn readable(mode: &mut Mode) -> bool {
-    let Mode::Hooks(hooks) = mode else { return std::future::pending().await };
+    let Mode::Hooks(hooks) = mode else {
+        return std::future::pending().await;
+    };
     match hooks.probe.ring.readable().await {
         Ok(mut guard) => {
             // Cleared before the ring is read, so that what comes meanwhile wakes again.

@@ -17,7 +17,10 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let gate = Gate::of(socket)?;
     let held = held_below_mss(socket)? && !socket.corked? && more_to_come(hold)?;
     let otherwise_held = socket.throttled == Some(true)
-        || socket.in_flight.zip(socket.snd_cwnd).is_some_and(|(out, cwnd)| out >= cwnd)
+        || socket
+            .in_flight
+            .zip(socket.snd_cwnd)
+            .is_some_and(|(out, cwnd)| out >= cwnd)
         || socket.tls.tx_conf.is_some_and(|conf| conf != TLS_SW)
         || socket.partial_record == Some(true);
     if !held || otherwise_held {
@@ -32,7 +35,11 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     if !complete {
         confidence = Confidence::Consistent;
     }
-    Some(Finding { verdict: Verdict::CorkedCompletedRecord, confidence, gate: Some(gate) })
+    Some(Finding {
+        verdict: Verdict::CorkedCompletedRecord,
+        confidence,
+        gate: Some(gate),
+    })
 }
 
 /// Whether what waits is complete records, pushed with `MSG_MORE`. Where pushes are not seen, the

@@ -62,9 +62,14 @@ pub enum Gate {
 impl Gate {
     /// The gate that a socket's values shut, if any.
     pub fn of(socket: &SocketState) -> Option<Self> {
-        let notsent = socket.notsent().zip(socket.notsent_lowat).is_some_and(|(q, lowat)| q >= lowat);
-        let sndbuf =
-            socket.wmem_queued.zip(socket.sndbuf).is_some_and(|(queued, limit)| queued >= limit);
+        let notsent = socket
+            .notsent()
+            .zip(socket.notsent_lowat)
+            .is_some_and(|(q, lowat)| q >= lowat);
+        let sndbuf = socket
+            .wmem_queued
+            .zip(socket.sndbuf)
+            .is_some_and(|(queued, limit)| queued >= limit);
         match (notsent, sndbuf) {
             (true, true) => Some(Self::Both),
             (true, false) => Some(Self::NotsentLowat),
@@ -101,15 +106,22 @@ type Rule = fn(&Facts<'_>) -> Option<Finding>;
 
 /// The rules in the order in which they are asked. A shut window explains everything behind it; an
 /// application's own cork would hold the record with or without `MSG_MORE`.
-const RULES: &[Rule] = &[zero_window::judge, application_cork::judge, corked_record::judge];
+const RULES: &[Rule] = &[
+    zero_window::judge,
+    application_cork::judge,
+    corked_record::judge,
+];
 
 /// Asks the rules.
 pub fn judge(facts: &Facts<'_>) -> Finding {
-    RULES.iter().find_map(|rule| rule(facts)).unwrap_or(Finding {
-        verdict: Verdict::Unknown,
-        confidence: Confidence::Consistent,
-        gate: None,
-    })
+    RULES
+        .iter()
+        .find_map(|rule| rule(facts))
+        .unwrap_or(Finding {
+            verdict: Verdict::Unknown,
+            confidence: Confidence::Consistent,
+            gate: None,
+        })
 }
 
 /// Proven if both sources say so, consistent if one does, nothing if neither.
@@ -171,11 +183,15 @@ pub(crate) mod tests {
                 throttled: Some(false),
                 partial_record: Some(false),
                 open_record: Some(false),
-                tls: Tls { version: Some(0x0304), cipher: Some(51), tx_conf: Some(1) },
+                tls: Tls {
+                    version: Some(0x0304),
+                    cipher: Some(51),
+                    tx_conf: Some(1),
+                },
             },
             send: Some(SendFacts {
                 flags: MSG_MORE | MSG_SPLICE_PAGES,
-                bytes: 65536,
+                bytes: Some(65536),
                 sendpage: false,
             }),
             push: Some(PushFacts {
@@ -200,14 +216,22 @@ pub(crate) mod tests {
             snd_wnd: Some(65536),
             mss: Some(65483),
             bytes_sent: Some(0),
-            timer: Some(Timer { kind: "persist".to_owned(), expires_ms: 28, probes: 0 }),
+            timer: Some(Timer {
+                kind: "persist".to_owned(),
+                expires_ms: 28,
+                probes: 0,
+            }),
             tx: Some("sw".to_owned()),
             ..Sample::default()
         }
     }
 
     fn judged(hold: &Hold) -> Finding {
-        judge(&Facts { hold: Some(hold), sample: None, zero_window_probes: 0 })
+        judge(&Facts {
+            hold: Some(hold),
+            sample: None,
+            zero_window_probes: 0,
+        })
     }
 
     #[test]
@@ -218,7 +242,11 @@ pub(crate) mod tests {
         assert_eq!(finding.confidence, Confidence::Consistent);
         assert_eq!(finding.gate, Some(Gate::NotsentLowat));
         let sample = corked_sample();
-        let facts = Facts { hold: Some(&hold), sample: Some(&sample), zero_window_probes: 0 };
+        let facts = Facts {
+            hold: Some(&hold),
+            sample: Some(&sample),
+            zero_window_probes: 0,
+        };
         assert_eq!(judge(&facts).confidence, Confidence::Proven);
     }
 
@@ -262,12 +290,24 @@ pub(crate) mod tests {
         type Change = fn(&mut Hold);
         let changes: &[(&str, Change)] = &[
             ("no MSG_MORE", |hold| hold.push.as_mut().unwrap().flags = 0),
-            ("the record is not complete", |hold| hold.push.as_mut().unwrap().complete = false),
-            ("TCP has a part of a record", |hold| hold.socket.partial_record = Some(true)),
-            ("whether TCP_CORK is set is not known", |hold| hold.socket.corked = None),
-            ("the congestion window is full", |hold| hold.socket.in_flight = Some(10)),
-            ("the queueing discipline has it", |hold| hold.socket.throttled = Some(true)),
-            ("no gate is shut", |hold| hold.socket.notsent_lowat = Some(65536)),
+            ("the record is not complete", |hold| {
+                hold.push.as_mut().unwrap().complete = false
+            }),
+            ("TCP has a part of a record", |hold| {
+                hold.socket.partial_record = Some(true)
+            }),
+            ("whether TCP_CORK is set is not known", |hold| {
+                hold.socket.corked = None
+            }),
+            ("the congestion window is full", |hold| {
+                hold.socket.in_flight = Some(10)
+            }),
+            ("the queueing discipline has it", |hold| {
+                hold.socket.throttled = Some(true)
+            }),
+            ("no gate is shut", |hold| {
+                hold.socket.notsent_lowat = Some(65536)
+            }),
             ("TLS is offloaded", |hold| hold.socket.tls.tx_conf = Some(2)),
             ("neither flag nor record was seen", |hold| {
                 hold.push = None;
@@ -293,7 +333,11 @@ pub(crate) mod tests {
         let mut hold = corked();
         hold.push = None;
         let sample = corked_sample();
-        let facts = Facts { hold: Some(&hold), sample: Some(&sample), zero_window_probes: 0 };
+        let facts = Facts {
+            hold: Some(&hold),
+            sample: Some(&sample),
+            zero_window_probes: 0,
+        };
         let finding = judge(&facts);
         assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
         assert_eq!(finding.confidence, Confidence::Consistent);
@@ -302,7 +346,11 @@ pub(crate) mod tests {
     #[test]
     fn sock_diag_alone_cannot_tell_msg_more_from_tcp_cork() {
         let sample = corked_sample();
-        let facts = Facts { hold: None, sample: Some(&sample), zero_window_probes: 0 };
+        let facts = Facts {
+            hold: None,
+            sample: Some(&sample),
+            zero_window_probes: 0,
+        };
         assert_eq!(judge(&facts).verdict, Verdict::Unknown);
     }
 
@@ -310,7 +358,11 @@ pub(crate) mod tests {
     fn sock_diag_alone_sees_a_shut_window() {
         let mut sample = corked_sample();
         sample.snd_wnd = Some(0);
-        let facts = Facts { hold: None, sample: Some(&sample), zero_window_probes: 0 };
+        let facts = Facts {
+            hold: None,
+            sample: Some(&sample),
+            zero_window_probes: 0,
+        };
         let finding = judge(&facts);
         assert_eq!(finding.verdict, Verdict::ZeroWindow);
         assert_eq!(finding.confidence, Confidence::Consistent);

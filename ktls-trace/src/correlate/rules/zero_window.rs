@@ -22,5 +22,9 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     }
     let hooks = hooks == Some(true) || facts.zero_window_probes > 0;
     let confidence = confidence(hooks, sock_diag == Some(true))?;
-    Some(Finding { verdict: Verdict::ZeroWindow, confidence, gate: None })
+    Some(Finding {
+        verdict: Verdict::ZeroWindow,
+        confidence,
+        gate: None,
+    })
 }
