@@ -3,6 +3,7 @@
 use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_get_stack, macros::kprobe, programs::ProbeContext,
 };
+use aya_log_ebpf::debug;
 use ktls_trace_common::{
     counter,
     event::{self, Released, STACK_FRAMES},
@@ -39,6 +40,7 @@ fn tcp_event_new_data_sent(ctx: ProbeContext) -> u32 {
     let out = entry.as_mut_ptr();
     let snd_nxt = sock::member::<u32>(sk, layout!(tcp_snd_nxt)).unwrap_or(0);
     let end_seq = sock::member::<u32>(skb, layout!(skb_end_seq)).unwrap_or(snd_nxt);
+    debug!(&ctx, "released: {} bytes", end_seq.wrapping_sub(snd_nxt));
     // SAFETY: `out` is the reserved record; every member is written before it is submitted.
     unsafe {
         (*out).header =

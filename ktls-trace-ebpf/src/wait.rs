@@ -10,6 +10,7 @@ use aya_ebpf::{
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
+use aya_log_ebpf::{debug, warn};
 use ktls_trace_common::{
     counter,
     event::{self, Header, Refused, Resumed, Suspect, Tx},
@@ -50,10 +51,19 @@ fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
     let now = monotonic_ns();
     match suspect(sk, &queue, now) {
         Suspicion::New(generation) => {
+            debug!(
+                &ctx,
+                "refused: {} bytes unsent, MSS {}",
+                queue.notsent(),
+                queue.mss
+            );
             report(event::REFUSED, sk, tls, now, generation, pid_tgid, timeo);
         }
         Suspicion::Repeated => count(counter::REPEATED),
-        Suspicion::Lost => return 0,
+        Suspicion::Lost => {
+            warn!(&ctx, "the map of suspects is full");
+            return 0;
+        }
     }
     if timeo != 0 {
         call::enter(&WAITING, sk, now);

@@ -11,7 +11,7 @@ use ktls_trace::{
     kernel::{
         Facts, Plan, btf, capabilities, modules, modules::Tls, plan::Choice, sysctl::Settings,
     },
-    sockdiag::SockDiag,
+    sockdiag::{Filter, SockDiag, States},
 };
 use serde::Serialize;
 
@@ -101,7 +101,12 @@ fn look(args: &Args) -> io::Result<Findings> {
         .enable_all()
         .build()?;
     let sock_diag = runtime
-        .block_on(async { SockDiag::open()?.dump(true).await.map(drop) })
+        .block_on(async {
+            SockDiag::open()?
+                .dump(States::SENDING, Filter::KtlsOnly)
+                .await
+                .map(drop)
+        })
         .err()
         .map(|error| error.to_string());
     let hooks = plan.obstacle.is_none() && !capabilities_missing.iter().any(|name| is_bpf(name));

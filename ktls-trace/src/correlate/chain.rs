@@ -55,8 +55,8 @@ impl From<Option<bool>> for Status {
     }
 }
 
-/// The chain of a hold that has lasted longer than the threshold or not.
-pub fn of(hold: Option<&Hold>, refused: bool, delayed: bool) -> Vec<Link> {
+/// The chain of a hold in an episode: there is an episode only because bytes left late.
+pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
     let socket = hold.map(|hold| &hold.socket);
     let send = hold.and_then(|hold| hold.send.as_ref());
     let push = hold.and_then(|hold| hold.push.as_ref());
@@ -79,7 +79,7 @@ pub fn of(hold: Option<&Hold>, refused: bool, delayed: bool) -> Vec<Link> {
         (LinkName::RecordBelowMssHeld, below_mss),
         (LinkName::GateShuts, gate),
         (LinkName::WriterRefused, hold.map(|_| refused)),
-        (LinkName::ReleaseDelayed, Some(delayed)),
+        (LinkName::ReleaseDelayed, Some(true)),
     ]
     .into_iter()
     .map(|(link, seen)| Link {

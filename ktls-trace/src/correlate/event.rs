@@ -11,7 +11,7 @@ use super::{
     chain::Link,
     rules::{Confidence, Gate, Verdict},
 };
-use crate::observe::{ReleasePath, Timer};
+use crate::observe::{ReleasePath, Timer, Tls};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "ktls-trace/1";
@@ -94,7 +94,7 @@ pub struct Stall {
     /// Who writes to it, as far as known.
     pub process: Option<ProcessInfo>,
     /// Its TLS.
-    pub tls: TlsInfo,
+    pub tls: Tls,
     /// What holds it back.
     pub verdict: Verdict,
     /// How sure that is.
@@ -174,17 +174,6 @@ pub struct ProcessInfo {
     pub exe: Option<String>,
     /// Its control group.
     pub cgroup: Option<String>,
-}
-
-/// TLS of a socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct TlsInfo {
-    /// `1.2` or `1.3`.
-    pub version: Option<String>,
-    /// For example `aes-gcm-128`.
-    pub cipher: Option<String>,
-    /// Transmit side: `sw`, `hw`, `hw-record`, `none`.
-    pub tx: Option<String>,
 }
 
 /// What is held.

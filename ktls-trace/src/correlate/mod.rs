@@ -78,8 +78,6 @@ pub struct Poll {
 pub struct Correlator {
     /// What it goes by, and how it names episodes.
     context: Context,
-    /// The latest moment seen.
-    now_ns: u64,
     /// The sockets under suspicion.
     sockets: HashMap<SocketKey, Watched>,
     /// When something is due for which socket.
@@ -122,7 +120,6 @@ impl Correlator {
                 unix_offset_ns: 0,
                 opened: 0,
             },
-            now_ns: 0,
             sockets: HashMap::new(),
             due: BTreeSet::new(),
         }
@@ -130,7 +127,6 @@ impl Correlator {
 
     /// Takes one observation and says what follows from it and from the time it brings.
     pub fn observe(&mut self, observation: &Observation) -> Vec<Output> {
-        self.now_ns = self.now_ns.max(observation.at_ns);
         let mut outputs = Vec::new();
         if let What::Clock { unix_ns } = observation.what {
             self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
@@ -144,7 +140,7 @@ impl Correlator {
                 self.settle(key, changes, &mut outputs);
             }
         }
-        self.run_due(&mut outputs);
+        self.run_due(observation.at_ns, &mut outputs);
         outputs
     }
 
@@ -155,14 +151,12 @@ impl Correlator {
 
     /// Closes every open episode because the daemon stops.
     pub fn finish(&mut self, at_ns: u64) -> Vec<Output> {
-        self.now_ns = self.now_ns.max(at_ns);
         let mut outputs = Vec::new();
         let mut keys: Vec<_> = self.sockets.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {
-            let now_ns = self.now_ns;
             if let Some(watched) = self.sockets.get_mut(&key) {
-                let changes = watched.end(now_ns, Ended::Stopped).into_iter().collect();
+                let changes = watched.end(at_ns, Ended::Stopped).into_iter().collect();
                 self.settle(key, changes, &mut outputs);
             }
         }
@@ -179,16 +173,17 @@ impl Correlator {
         self.context.unix_ns(at_ns)
     }
 
-    /// Does what has become due by now.
-    fn run_due(&mut self, outputs: &mut Vec<Output>) {
-        while let Some(&(at_ns, key)) = self.due.first() {
-            if at_ns > self.now_ns {
+    /// Does what has become due by the moment of an observation. An observation that comes late
+    /// brings no time with it: what is due after its moment may be settled by the next one.
+    fn run_due(&mut self, now_ns: u64, outputs: &mut Vec<Output>) {
+        while let Some(&(due_ns, key)) = self.due.first() {
+            if due_ns > now_ns {
                 break;
             }
-            self.due.remove(&(at_ns, key));
+            self.due.remove(&(due_ns, key));
             if let Some(watched) = self.sockets.get_mut(&key) {
                 watched.due_ns = None;
-                let changes = watched.advance(self.now_ns, &mut self.context);
+                let changes = watched.advance(now_ns, &mut self.context);
                 self.settle(key, changes, outputs);
             }
         }

@@ -7,13 +7,13 @@ use super::{
     episode::{Episode, ms},
     event::{
         self, Ended, Evidence, Held, Name, PersistEvidence, ProcessInfo, RecordEvidence,
-        SendEvidence, SockDiagEvidence, Stall, TcpEvidence, TlsInfo, WriterEvidence, flag_names,
+        SendEvidence, SockDiagEvidence, Stall, TcpEvidence, WriterEvidence, flag_names,
     },
     remedy,
     rules::{self, Facts, Finding, Verdict},
 };
 use crate::observe::{
-    Hold, Observation, Process, ReleasePath, Sample, SocketKey, SocketState, What, tls,
+    Hold, Observation, Process, ReleasePath, Sample, SocketKey, SocketState, Tls, What,
 };
 
 /// How long a closing socket is given to send what it holds.
@@ -101,7 +101,7 @@ pub(super) struct Watched {
     /// Who writes to it.
     process: Option<ProcessInfo>,
     /// Its TLS.
-    tls: TlsInfo,
+    tls: Tls,
     /// What waits now.
     holding: Option<Holding>,
     /// What waited last, for the evidence of a closing event.
@@ -138,7 +138,7 @@ impl Watched {
             dst: None,
             inode: None,
             process: None,
-            tls: TlsInfo::default(),
+            tls: Tls::default(),
             holding: None,
             last: None,
             last_ms: 0.0,
@@ -401,11 +401,7 @@ impl Watched {
         self.inode = sample.inode.or(self.inode);
         self.src = self.src.or(sample.src);
         self.dst = self.dst.or(sample.dst);
-        self.tls = TlsInfo {
-            version: sample.tls_version.clone().or(self.tls.version.take()),
-            cipher: sample.cipher.clone().or(self.tls.cipher.take()),
-            tx: sample.tx.clone().or(self.tls.tx.take()),
-        };
+        self.tls = sample.tls.or(&self.tls);
         if !sample.established {
             self.closing_ns.get_or_insert(at_ns);
         }
@@ -592,15 +588,7 @@ impl Watched {
         self.netns = socket.netns.or(self.netns);
         self.src = socket.src.or(self.src);
         self.dst = socket.dst.or(self.dst);
-        let tls = &socket.tls;
-        self.tls = TlsInfo {
-            version: tls
-                .version
-                .map(tls::version_name)
-                .or(self.tls.version.take()),
-            cipher: tls.cipher.map(tls::cipher_name).or(self.tls.cipher.take()),
-            tx: tls.tx_conf.map(tls::conf_name).or(self.tls.tx.take()),
-        };
+        self.tls = socket.tls.or(&self.tls);
     }
 
     /// The episode as an event tells it.
@@ -646,7 +634,6 @@ impl Watched {
             chain: chain::of(
                 facts,
                 holding.is_some_and(|holding| holding.refused.is_some()),
-                true,
             ),
             remedy,
             ended: None,

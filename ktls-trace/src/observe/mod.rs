@@ -2,8 +2,6 @@
 //!
 //! Times are `CLOCK_MONOTONIC` in nanoseconds. What was not seen is `None`, never 0.
 
-pub mod tls;
-
 use std::net::SocketAddr;
 
 use schemars::JsonSchema;
@@ -244,15 +242,33 @@ impl SocketState {
     }
 }
 
-/// What is known of a socket's TLS, as the kernel's numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known of a socket's TLS, by the names that `ss` prints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tls {
-    /// Version on the wire (0x0304: TLS 1.3).
-    pub version: Option<u32>,
-    /// `TLS_CIPHER_…` of `linux/tls.h`.
-    pub cipher: Option<u32>,
-    /// `tls_context.tx_conf` (1: software).
-    pub tx_conf: Option<u32>,
+    /// `1.2` or `1.3`.
+    pub version: Option<String>,
+    /// For example `aes-gcm-128`.
+    pub cipher: Option<String>,
+    /// Transmit side: `base`, `sw`, `hw`, `hw-record`.
+    pub tx: Option<String>,
+}
+
+impl Tls {
+    /// What is known here, or else what was known before.
+    pub fn or(&self, before: &Self) -> Self {
+        let newer =
+            |new: &Option<String>, old: &Option<String>| new.clone().or_else(|| old.clone());
+        Self {
+            version: newer(&self.version, &before.version),
+            cipher: newer(&self.cipher, &before.cipher),
+            tx: newer(&self.tx, &before.tx),
+        }
+    }
+
+    /// Whether the kernel itself encrypts; `None` if that is not known.
+    pub fn is_software(&self) -> Option<bool> {
+        self.tx.as_deref().map(|tx| tx == "sw")
+    }
 }
 
 /// Who let held bytes go.
@@ -306,12 +322,8 @@ pub struct Sample {
     pub sndbuf: Option<u32>,
     /// The pending timer; `None`: none is.
     pub timer: Option<Timer>,
-    /// Name of the cipher.
-    pub cipher: Option<String>,
-    /// Version of TLS (`1.3`).
-    pub tls_version: Option<String>,
-    /// Transmit side (`sw`).
-    pub tx: Option<String>,
+    /// TLS.
+    pub tls: Tls,
 }
 
 /// A pending timer as `sock_diag` shows it.

@@ -13,6 +13,7 @@ use crate::{
     observe::{
         Hold, Observation, Process, PushFacts, SendFacts, SocketKey, SocketState, Tls, What,
     },
+    sockdiag::{TlsCipher, TlsConf, TlsVersion},
 };
 
 /// `TCP_NAGLE_CORK` of `include/net/tcp.h`.
@@ -159,11 +160,17 @@ fn socket(snapshot: &Snapshot) -> SocketState {
         partial_record: has(known::PARTIAL).then_some(snapshot.partial != 0),
         open_record: has(known::OPEN_RECORD).then_some(snapshot.open_record != 0),
         tls: Tls {
-            version: when(known::TLS_VERSION, snapshot.tls_version),
-            cipher: when(known::CIPHER, snapshot.cipher_type),
-            tx_conf: when(known::TX_CONF, snapshot.tx_conf),
+            version: name::<TlsVersion>(when(known::TLS_VERSION, snapshot.tls_version)),
+            cipher: name::<TlsCipher>(when(known::CIPHER, snapshot.cipher_type)),
+            // `TLS_CONF_…`, which sock_diag shows, counts from 1; `TLS_BASE` … from 0.
+            tx: name::<TlsConf>(when(known::TX_CONF, snapshot.tx_conf + 1)),
         },
     }
+}
+
+/// The name of one of the kernel's numbers.
+fn name<T: From<u16> + ToString>(number: Option<u32>) -> Option<String> {
+    Some(T::from(u16::try_from(number?).ok()?).to_string())
 }
 
 /// An address, with an IPv4 peer of a dual-stack socket shown as IPv4.

@@ -11,8 +11,8 @@ use tokio::{
 use super::{clock, process, session::Options};
 use crate::{
     correlate::Poll,
-    observe::{Sample, SocketKey, Timer},
-    sockdiag::{self, SockDiag, SocketId, SocketSample},
+    observe::{Sample, SocketKey, Timer, Tls},
+    sockdiag::{self, Filter, SockDiag, SocketId, SocketSample, States, TcpState, TimerKind},
 };
 
 /// Questions that may wait; more are dropped, the correlator asks again.
@@ -226,7 +226,7 @@ impl Worker {
     /// Asks about all kTLS sockets of the daemon's own namespace.
     async fn dump(&mut self) -> Vec<Answer> {
         let asked_ns = clock::monotonic_ns();
-        let dump = match self.own.dump(true).await {
+        let dump = match self.own.dump(States::SENDING, Filter::KtlsOnly).await {
             Ok(dump) => dump,
             Err(error) => return vec![Answer::Failed(error.to_string())],
         };
@@ -275,26 +275,42 @@ impl Worker {
 
 /// What matters of an answer.
 fn sample_of(sample: &SocketSample) -> Sample {
+    let tls = sample.ulp.as_ref().and_then(|ulp| ulp.tls.as_ref());
     Sample {
         cookie: sample.cookie,
         inode: sample.inode,
         src: Some(sample.src),
         dst: Some(sample.dst),
-        established: sample.state.can_send(),
+        established: matches!(sample.state, TcpState::Established | TcpState::CloseWait),
         notsent: sample.tcp.notsent_bytes,
         packets_out: sample.tcp.unacked,
         snd_wnd: sample.tcp.snd_wnd,
         mss: sample.tcp.snd_mss,
         bytes_sent: sample.tcp.bytes_sent,
-        wmem_queued: sample.mem.as_ref().map(|mem| mem.wmem_queued),
-        sndbuf: sample.mem.as_ref().map(|mem| mem.sndbuf),
-        timer: sample.timer.as_ref().map(|timer| Timer {
-            kind: timer.kind.to_string(),
-            expires_ms: timer.expires_ms,
-            probes: timer.retransmits.into(),
-        }),
-        cipher: sample.ulp.as_ref().and_then(|ulp| ulp.cipher_name()),
-        tls_version: sample.ulp.as_ref().and_then(|ulp| ulp.version_name()),
-        tx: sample.ulp.as_ref().and_then(|ulp| ulp.tx_name()),
+        wmem_queued: sample.mem.as_ref().and_then(|mem| mem.wmem_queued),
+        sndbuf: sample.mem.as_ref().and_then(|mem| mem.sndbuf),
+        timer: sample.timer.map(timer_of),
+        tls: Tls {
+            version: tls.and_then(|tls| Some(tls.version?.to_string())),
+            cipher: tls.and_then(|tls| Some(tls.cipher?.to_string())),
+            tx: tls.and_then(|tls| Some(tls.tx?.to_string())),
+        },
+    }
+}
+
+/// A pending timer under the name that events give it.
+fn timer_of(timer: sockdiag::Timer) -> Timer {
+    let kind = match timer.kind {
+        TimerKind::Retransmit => "retransmit".to_owned(),
+        TimerKind::Keepalive => "keepalive".to_owned(),
+        TimerKind::TimeWait => "time-wait".to_owned(),
+        TimerKind::Persist => "persist".to_owned(),
+        TimerKind::DelayedAck => "delayed-ack".to_owned(),
+        TimerKind::Other(number) => number.to_string(),
+    };
+    Timer {
+        kind,
+        expires_ms: timer.expires_ms,
+        probes: timer.retransmits.into(),
     }
 }

@@ -245,13 +245,20 @@ impl Session {
                 _ = signals.terminate.recv() => break,
                 _ = signals.hangup.recv() => self.reopen(),
                 () = at(end) => break,
-                () = at(deadline) => self.observe(What::Tick),
+                () = at(deadline) => {
+                    // What the hooks saw before comes first: it may have settled what is due.
+                    self.drain();
+                    self.observe(What::Tick);
+                }
                 ready = readable(&mut self.mode) => {
                     if ready {
                         self.drain();
                     }
                 }
-                answer = self.poller.answer() => self.answered(answer),
+                answer = self.poller.answer() => {
+                    self.drain();
+                    self.answered(answer);
+                }
                 _ = housekeeping.tick() => {
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(CLOCK_EVERY) {

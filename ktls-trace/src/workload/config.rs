@@ -154,6 +154,21 @@ impl Cipher {
     }
 }
 
+/// Most payload in one TLS record, in bytes (RFC 8446, 5.1; `TLS_MAX_PAYLOAD_SIZE`).
+pub(super) const RECORD_PAYLOAD: u64 = 16384;
+
+/// Bytes each record adds to its payload: header, explicit nonce, content type and tag.
+pub(super) fn record_overhead(tls: TlsVersion, cipher: Cipher) -> u64 {
+    const HEADER: u64 = 5;
+    const TAG: u64 = 16;
+    match (tls, cipher) {
+        // The nonce is implicit; the content type is part of what is encrypted.
+        (TlsVersion::V1_3, _) => HEADER + 1 + TAG,
+        (TlsVersion::V1_2, Cipher::Chacha20Poly1305) => HEADER + TAG,
+        (TlsVersion::V1_2, Cipher::Aes128Gcm | Cipher::Aes256Gcm) => HEADER + 8 + TAG,
+    }
+}
+
 /// How the receiving end reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]

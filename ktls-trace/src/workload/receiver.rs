@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{config::Receiver, fractional_ms, records::RecordCounter, report::Gaps};
+use super::{config::Receiver, records::RecordCounter, report::Gaps, tally::fractional_ms};
 
 /// A pause longer than this between two reads is a gap: shorter than a delayed ACK (40 ms), far longer than
 /// a healthy loopback ever pauses.
@@ -28,6 +28,8 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 pub(super) struct Outcome {
     /// Complete TLS records read before the limit.
     pub(super) records: u64,
+    /// Their bytes, framing included.
+    pub(super) record_bytes: u64,
     /// Reads that brought bytes.
     pub(super) arrivals: u64,
     /// Pauses between them.
@@ -74,6 +76,38 @@ impl Progress {
     }
 }
 
+/// Measures the time between reads.
+#[derive(Debug, Default)]
+struct Pauses {
+    last_read: Option<Instant>,
+    count: u64,
+    total: Duration,
+    longest: Duration,
+}
+
+impl Pauses {
+    /// Bytes were read at that time.
+    fn note(&mut self, now: Instant) {
+        let Some(last) = self.last_read.replace(now) else {
+            return;
+        };
+        let pause = now.saturating_duration_since(last);
+        if pause > GAP {
+            self.count += 1;
+            self.total += pause;
+            self.longest = self.longest.max(pause);
+        }
+    }
+
+    fn gaps(&self) -> Gaps {
+        Gaps {
+            count: self.count,
+            total_ms: fractional_ms(self.total),
+            max_ms: fractional_ms(self.longest),
+        }
+    }
+}
+
 /// Reads until the stream or the run ends. Bytes that come once the run is ending, which are those the
 /// ending itself lets go, are read but not counted.
 pub(super) fn run(
@@ -85,7 +119,7 @@ pub(super) fn run(
     let mut outcome = Outcome::default();
     let mut records = RecordCounter::default();
     let mut buffer = vec![0; READ_BYTES];
-    let mut last_read: Option<Instant> = None;
+    let mut pauses = Pauses::default();
     loop {
         let most = match how {
             Receiver::Drain => READ_BYTES,
@@ -122,17 +156,7 @@ pub(super) fn run(
                 progress.note(bytes);
                 records.feed(&buffer[..bytes]);
                 outcome.arrivals += 1;
-                let now = Instant::now();
-                if let Some(pause) = last_read
-                    .replace(now)
-                    .map(|last| now - last)
-                    .filter(|pause| *pause > GAP)
-                {
-                    let pause_ms = fractional_ms(pause);
-                    outcome.gaps.count += 1;
-                    outcome.gaps.total_ms += pause_ms;
-                    outcome.gaps.max_ms = outcome.gaps.max_ms.max(pause_ms);
-                }
+                pauses.note(Instant::now());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
@@ -145,5 +169,27 @@ pub(super) fn run(
         }
     }
     outcome.records = records.complete();
+    outcome.record_bytes = records.complete_bytes();
+    outcome.gaps = pauses.gaps();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pauses_over_20_ms_are_gaps() {
+        let begun = Instant::now();
+        let mut pauses = Pauses::default();
+        for at_ms in [500, 505, 525, 565, 565, 800] {
+            pauses.note(begun + Duration::from_millis(at_ms));
+        }
+        let expected = Gaps {
+            count: 2,
+            total_ms: 275.0,
+            max_ms: 235.0,
+        };
+        assert_eq!(pauses.gaps(), expected);
+    }
 }

@@ -15,6 +15,8 @@ pub(super) struct RecordCounter {
     body_left: usize,
     /// Complete records so far.
     complete: u64,
+    /// Bytes of the complete records, framing included.
+    complete_bytes: u64,
 }
 
 impl RecordCounter {
@@ -37,6 +39,8 @@ impl RecordCounter {
             bytes = &bytes[take..];
             if self.body_left == 0 {
                 self.complete += 1;
+                self.complete_bytes += HEADER_BYTES as u64
+                    + u64::from(u16::from_be_bytes([self.header[3], self.header[4]]));
                 self.header_bytes = 0;
             }
         }
@@ -45,6 +49,11 @@ impl RecordCounter {
     /// Complete records so far.
     pub(super) fn complete(&self) -> u64 {
         self.complete
+    }
+
+    /// Bytes of the complete records, framing included.
+    pub(super) fn complete_bytes(&self) -> u64 {
+        self.complete_bytes
     }
 }
 
@@ -69,6 +78,7 @@ mod tests {
             let mut counter = RecordCounter::default();
             stream.chunks(piece).for_each(|bytes| counter.feed(bytes));
             assert_eq!(counter.complete(), 4, "in pieces of {piece}");
+            assert_eq!(counter.complete_bytes(), stream.len() as u64);
         }
     }
 

@@ -32,8 +32,10 @@ pub struct Report {
     pub receiver: Receiver,
     /// From the first byte allowed to the end, in milliseconds.
     pub duration_ms: u64,
-    /// Payload bytes the kernel accepted: the sum of what send calls returned, a call that was still
-    /// blocked at the limit included with the part it returned once its socket was shut down.
+    /// Payload bytes the kernel accepted before the limit. For a connection that ended before it, the sum of
+    /// what send calls returned. For one that did not, what TCP had taken less the records' framing: a call
+    /// interrupted at the limit can't be believed, because kernel TLS goes on accepting bytes after the
+    /// socket is shut down.
     pub bytes_sent: u64,
     /// Bytes the receivers read before the limit, record framing included.
     pub bytes_received: u64,
@@ -71,12 +73,13 @@ pub struct ConnectionReport {
     pub mss: Option<u32>,
     /// The send buffer in use at the end (`SO_SNDBUF`), in bytes.
     pub sndbuf: Option<u32>,
-    /// Bytes queued and never sent at the end (`SIOCOUTQNSD`), record framing included.
+    /// Bytes TCP had taken at the end, record framing included; `None` where the kernel does not tell.
+    pub wire_bytes_accepted: Option<u64>,
+    /// Bytes of them not sent (`tcpi_notsent_bytes`).
     pub notsent_at_end: Option<u32>,
-    /// Bytes queued and not acknowledged at the end (`SIOCOUTQ`), record framing included; `bytes_received` and
-    /// these are what TCP had accepted, less what the receiver's buffer held.
-    pub unacked_at_end: Option<u32>,
-    /// What the receiver saw of the cadence.
+    /// Bytes of them sent and not acknowledged.
+    pub in_flight_at_end: Option<u64>,
+    /// Reads of the receiver that brought bytes.
     pub arrivals: u64,
     /// Pauses between two reads longer than 20 ms.
     pub gaps: Gaps,
@@ -85,7 +88,7 @@ pub struct ConnectionReport {
     /// Whether all of the bytes asked for were accepted and the receiver saw the end of the stream.
     pub finished: bool,
     /// Whether at the limit a send was still due or blocked and nothing had arrived for a second (or for
-    /// the whole run, if that was shorter).
+    /// the whole run, if that was shorter). With [`Receiver::Stop`] that is by design.
     pub hung: bool,
     /// What ended the connection early.
     pub error: Option<String>,

@@ -120,8 +120,8 @@ impl Sender {
         })
     }
 
-    /// Sends until all is sent, the run ends or the socket fails, counting accepted bytes in `sent`, then
-    /// closes its direction so that the receiver sees the end.
+    /// Sends until all is sent, the run ends or the socket fails, counting in `sent` what calls accept
+    /// that return before the run ends, then closes its direction so that the receiver sees the end.
     pub(super) fn run(mut self, sent: &AtomicU64, ending: &AtomicBool) -> Outcome {
         let mut outcome = Outcome::default();
         // The limit ends a blocked send by shutting its socket down: EPIPE is wanted, SIGPIPE is not,
@@ -167,7 +167,9 @@ impl Sender {
             match self.send(offset, want) {
                 Ok(bytes) => {
                     accepted += bytes as u64;
-                    sent.store(accepted, Ordering::Release);
+                    if !ending.load(Ordering::Acquire) {
+                        sent.store(accepted, Ordering::Release);
+                    }
                     offset = (offset + bytes as u64) % self.file_size;
                 }
                 Err(Errno::EINTR) => {}

@@ -17,6 +17,7 @@ use nix::{
 };
 
 use super::{Config, Error, config::Receiver};
+use crate::sockdiag::TcpInfo;
 
 /// `SO_RCVBUF` of a receiver that stops reading, in bytes before the kernel doubles it: small, so that
 /// the window shuts soon after.
@@ -38,20 +39,6 @@ sockopt_impl!(
     libc::IPPROTO_TCP,
     libc::TCP_CORK,
     bool
-);
-
-nix::ioctl_read_bad!(
-    /// Bytes in the send queue not yet sent (`SIOCOUTQNSD` of linux/sockios.h, which libc lacks).
-    siocoutqnsd,
-    0x894b,
-    libc::c_int
-);
-
-nix::ioctl_read_bad!(
-    /// Bytes in the send queue not yet acknowledged (`SIOCOUTQ`, the number of `TIOCOUTQ`).
-    siocoutq,
-    libc::TIOCOUTQ,
-    libc::c_int
 );
 
 /// The two ends of one connection.
@@ -148,40 +135,50 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
 }
 
 /// What the kernel says of a sender, read while it may be blocked in a send.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SenderState {
     /// The MSS in use, in bytes.
     pub(super) mss: Option<u32>,
     /// The send buffer's size, in bytes.
     pub(super) sndbuf: Option<u32>,
-    /// Bytes queued and not sent.
-    pub(super) notsent: Option<u32>,
-    /// Bytes queued and not acknowledged.
-    pub(super) unacked: Option<u32>,
+    /// `TCP_INFO`: one moment of the connection, taken under the socket's lock.
+    pub(super) tcp: TcpInfo,
 }
 
 impl SenderState {
     /// Reads the state. What can't be read stays unknown.
     pub(super) fn read(sender: &TcpStream) -> Self {
-        let fd = sender.as_raw_fd();
         Self {
             mss: getsockopt(sender, sockopt::TcpMaxSeg).ok(),
             sndbuf: getsockopt(sender, sockopt::SndBuf)
                 .ok()
                 .and_then(|bytes| u32::try_from(bytes).ok()),
-            // SAFETY: the descriptor is open, and both ioctls write one int to the int they are given.
-            notsent: outq(|bytes| unsafe { siocoutqnsd(fd, bytes) }),
-            // SAFETY: as above.
-            unacked: outq(|bytes| unsafe { siocoutq(fd, bytes) }),
+            tcp: tcp_info(sender),
         }
     }
 }
 
-/// Asks one of the two queue ioctls.
-fn outq(ask: impl Fn(&mut libc::c_int) -> nix::Result<libc::c_int>) -> Option<u32> {
-    let mut bytes: libc::c_int = 0;
-    ask(&mut bytes).ok()?;
-    u32::try_from(bytes).ok()
+/// Asks for `TCP_INFO`, of whatever length this kernel's is.
+fn tcp_info(socket: &TcpStream) -> TcpInfo {
+    let mut bytes = [0_u8; 512];
+    let mut length = libc::socklen_t::try_from(bytes.len()).unwrap_or(0);
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes to the buffer, which has
+    // that many, and their number to `length`.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let length = if answer == 0 {
+        usize::try_from(length).unwrap_or(0).min(bytes.len())
+    } else {
+        0
+    };
+    TcpInfo::parse(&bytes[..length])
 }
 
 /// Sets one option, and names it if the kernel refuses.

@@ -8,9 +8,6 @@
 use super::{Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, sample_agrees};
 use crate::observe::{Hold, MSG_MORE};
 
-/// `TLS_SW` of `include/net/tls.h`.
-const TLS_SW: u32 = 1;
-
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let hold = facts.hold?;
     let socket = &hold.socket;
@@ -21,7 +18,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
             .in_flight
             .zip(socket.snd_cwnd)
             .is_some_and(|(out, cwnd)| out >= cwnd)
-        || socket.tls.tx_conf.is_some_and(|conf| conf != TLS_SW)
+        || socket.tls.is_software() == Some(false)
         || socket.partial_record == Some(true);
     if !held || otherwise_held {
         return None;
@@ -30,7 +27,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let complete = hold.push.is_some()
         && socket.throttled.is_some()
         && socket.in_flight.is_some()
-        && socket.tls.tx_conf.is_some();
+        && socket.tls.is_software().is_some();
     let mut confidence = confidence(true, sample_agrees(socket, facts.sample))?;
     if !complete {
         confidence = Confidence::Consistent;

@@ -146,7 +146,7 @@ fn sample_agrees(socket: &SocketState, sample: Option<&Sample>) -> bool {
             && sample.notsent == socket.notsent()
             && sample.notsent < sample.mss
             && sample.snd_wnd >= sample.notsent
-            && sample.tx.as_deref().is_none_or(|tx| tx == "sw")
+            && sample.tls.is_software() != Some(false)
     })
 }
 
@@ -183,11 +183,7 @@ pub(crate) mod tests {
                 throttled: Some(false),
                 partial_record: Some(false),
                 open_record: Some(false),
-                tls: Tls {
-                    version: Some(0x0304),
-                    cipher: Some(51),
-                    tx_conf: Some(1),
-                },
+                tls: tls("sw"),
             },
             send: Some(SendFacts {
                 flags: MSG_MORE | MSG_SPLICE_PAGES,
@@ -202,6 +198,14 @@ pub(crate) mod tests {
                 complete: true,
             }),
             writer_pid: Some(100),
+        }
+    }
+
+    fn tls(tx: &str) -> Tls {
+        Tls {
+            version: Some("1.3".to_owned()),
+            cipher: Some("aes-gcm-128".to_owned()),
+            tx: Some(tx.to_owned()),
         }
     }
 
@@ -221,7 +225,7 @@ pub(crate) mod tests {
                 expires_ms: 28,
                 probes: 0,
             }),
-            tx: Some("sw".to_owned()),
+            tls: tls("sw"),
             ..Sample::default()
         }
     }
@@ -308,7 +312,7 @@ pub(crate) mod tests {
             ("no gate is shut", |hold| {
                 hold.socket.notsent_lowat = Some(65536)
             }),
-            ("TLS is offloaded", |hold| hold.socket.tls.tx_conf = Some(2)),
+            ("TLS is offloaded", |hold| hold.socket.tls = tls("hw")),
             ("neither flag nor record was seen", |hold| {
                 hold.push = None;
                 hold.send = None;

@@ -1,0 +1,368 @@
+//! The netlink socket: one request at a time, one reader, every wait bounded.
+
+use std::{fs::File, path::Path, thread, time::Duration};
+
+use netlink_sys::{
+    AsyncSocket, AsyncSocketExt, SocketAddr as NetlinkAddr, TokioSocket,
+    protocols::NETLINK_SOCK_DIAG,
+};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+};
+use tokio::{runtime::Handle, time::timeout};
+
+use super::{
+    Error, Family, SocketId, SocketSample, States,
+    message::{Body, Reply, dump_request, exact_request, replies},
+    sample::{same_end, unmapped},
+};
+
+/// Longest time an answer is waited for; for a dump, each of its parts.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How often a dump is made again because sockets came or went under it.
+const DUMP_ATTEMPTS: u32 = 3;
+
+/// `SO_RCVBUF` after answers were lost, in bytes before the kernel doubles it. `net.core.rmem_max` may make it less.
+const LARGE_RCVBUF: libc::c_int = 4 << 20;
+
+/// Room for one datagram, in bytes: the kernel fills at most 32 KiB in a dump (`netlink_dump`).
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// Asks the kernel about the TCP sockets of one network namespace.
+pub struct SockDiag {
+    /// Connected to the kernel, so nobody else can answer.
+    socket: TokioSocket,
+    /// Where each datagram is received.
+    buffer: Vec<u8>,
+    /// Sequence number of the last request. An answer with another one belongs to a request that was given up.
+    sequence: u32,
+    /// Longest time an answer is waited for.
+    limit: Duration,
+    /// The kernel has answered about TCP sockets, so its ENOENT means the socket and not the module.
+    has_tcp_diag: bool,
+}
+
+/// Which of the sockets a dump is to return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// All of them.
+    All,
+    /// Those with kernel TLS. The kernel can't select them: it still sends all.
+    KtlsOnly,
+}
+
+/// The sockets of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// IPv4 sockets, then IPv6 ones.
+    pub samples: Vec<SocketSample>,
+    /// Sockets came or went while the kernel went through them, each time it was asked: some may be missing, or there twice.
+    pub interrupted: bool,
+}
+
+impl std::fmt::Debug for SockDiag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SockDiag")
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SockDiag {
+    /// Opens a socket in the calling thread's network namespace. Must be called within a tokio runtime that
+    /// has I/O and time.
+    pub fn open() -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|_no_runtime| Error::NoRuntime)?;
+        Self::open_with(&runtime)
+    }
+
+    /// Opens a socket in the network namespace of a file such as `/proc/PID/ns/net`. A helper thread enters
+    /// the namespace; the calling thread stays where it is.
+    pub fn open_in(netns: &Path) -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|_no_runtime| Error::NoRuntime)?;
+        let failed = |source| Error::Namespace {
+            path: netns.to_path_buf(),
+            source,
+        };
+        let file = File::open(netns).map_err(failed)?;
+        let opened = thread::scope(|scope| {
+            thread::Builder::new()
+                .name("enter-netns".to_owned())
+                .spawn_scoped(scope, || {
+                    setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+                    Self::open_with(&runtime)
+                })
+                .map(thread::ScopedJoinHandle::join)
+        });
+        match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_panicked)) => Err(failed(std::io::Error::other(
+                "the thread that entered it panicked",
+            ))),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    fn open_with(runtime: &Handle) -> Result<Self, Error> {
+        let open = |source| Error::Open { source };
+        let _entered = runtime.enter();
+        let mut socket = TokioSocket::new(NETLINK_SOCK_DIAG).map_err(open)?;
+        socket.socket_mut().bind_auto().map_err(open)?;
+        socket
+            .socket_ref()
+            .connect(&NetlinkAddr::new(0, 0))
+            .map_err(open)?;
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(DATAGRAM_BYTES),
+            sequence: 0,
+            limit: LIMIT,
+            has_tcp_diag: false,
+        })
+    }
+
+    /// Sets the longest time an answer is waited for; 1 s unless set.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Asks about exactly one socket. `None` if it is gone, or was replaced by another with the same ends.
+    ///
+    /// A socket bound to a device (`SO_BINDTODEVICE`, VRF) is found only by a link-local address with its scope,
+    /// because the kernel's look-up wants the interface.
+    pub async fn query(&mut self, socket: &SocketId) -> Result<Option<SocketSample>, Error> {
+        let what = format!("ask about {socket}");
+        let sequence = self.next_sequence();
+        let request = exact_request(sequence, socket)?;
+        let mut answer = self.ask(&what, &request, sequence, Until::One).await;
+        if lost(&answer) {
+            self.enlarge_buffer();
+            let sequence = self.next_sequence();
+            let request = exact_request(sequence, socket)?;
+            answer = self.ask(&what, &request, sequence, Until::One).await;
+        }
+        match answer {
+            Ok(answer) => {
+                self.has_tcp_diag = true;
+                // Without a cookie, the look-up falls back to a listener of the local port.
+                let wanted = |sample: &SocketSample| {
+                    same_end(sample.src, unmapped(socket.src))
+                        && same_end(sample.dst, unmapped(socket.dst))
+                };
+                Ok(answer.samples.into_iter().find(wanted))
+            }
+            // A wrong cookie is ESTALE, and ENOENT since 4.14 (`inet_diag_find_one_icsk`).
+            Err(Error::Refused {
+                errno: Errno::ESTALE,
+                ..
+            }) => Ok(None),
+            Err(Error::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => {
+                self.require_tcp_diag(&what).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks about all sockets in some states. It takes the lock of each: on a busy host, rather ask about the few
+    /// sockets that matter.
+    pub async fn dump(&mut self, states: States, filter: Filter) -> Result<Dump, Error> {
+        let mut dump = Dump {
+            samples: Vec::new(),
+            interrupted: false,
+        };
+        for family in [Family::Inet, Family::Inet6] {
+            let part = self.dump_family(family, states).await?;
+            dump.interrupted |= part.interrupted;
+            dump.samples.extend(part.samples);
+        }
+        if filter == Filter::KtlsOnly {
+            dump.samples.retain(SocketSample::is_ktls);
+        }
+        Ok(dump)
+    }
+
+    /// Dumps one family: again if it was interrupted, again with more room if answers were lost, and again once
+    /// the rest of a dump that was given up has been read.
+    async fn dump_family(&mut self, family: Family, states: States) -> Result<Dump, Error> {
+        let what = match family {
+            Family::Inet => "list the IPv4 sockets",
+            Family::Inet6 => "list the IPv6 sockets",
+        };
+        let mut was_lost = false;
+        let mut was_busy = false;
+        let mut attempt = 1;
+        loop {
+            let sequence = self.next_sequence();
+            let request = dump_request(sequence, family, states);
+            match self.ask(what, &request, sequence, Until::Done).await {
+                Ok(dump) if dump.interrupted && attempt < DUMP_ATTEMPTS => attempt += 1,
+                Ok(dump) => {
+                    self.has_tcp_diag = true;
+                    return Ok(dump);
+                }
+                Err(Error::Lost { .. }) if !was_lost => {
+                    was_lost = true;
+                    self.enlarge_buffer();
+                }
+                // The kernel still has a dump for us that was given up (`__netlink_dump_start`).
+                Err(Error::Refused {
+                    errno: Errno::EBUSY,
+                    ..
+                }) if !was_busy => {
+                    was_busy = true;
+                    self.read_away().await;
+                }
+                Err(Error::Refused {
+                    errno: Errno::ENOENT,
+                    ..
+                }) => {
+                    return Err(Error::NoTcpDiag {
+                        what: what.to_owned(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Finds out whether an ENOENT meant that the kernel can't be asked at all, with a dump of nothing.
+    async fn require_tcp_diag(&mut self, what: &str) -> Result<(), Error> {
+        if self.has_tcp_diag {
+            return Ok(());
+        }
+        match self.dump_family(Family::Inet, States(0)).await {
+            Err(Error::NoTcpDiag { .. }) => Err(Error::NoTcpDiag {
+                what: what.to_owned(),
+            }),
+            answer => answer.map(|_nothing| ()),
+        }
+    }
+
+    /// Sends a request and gathers its answer.
+    async fn ask(
+        &mut self,
+        what: &str,
+        request: &[u8],
+        sequence: u32,
+        until: Until,
+    ) -> Result<Dump, Error> {
+        let io = |source| Error::Io {
+            what: what.to_owned(),
+            source,
+        };
+        let late = |_elapsed| Error::Timeout {
+            what: what.to_owned(),
+            limit: self.limit,
+        };
+        timeout(self.limit, self.socket.send(request))
+            .await
+            .map_err(late)?
+            .map_err(io)?;
+
+        let mut answer = Dump {
+            samples: Vec::new(),
+            interrupted: false,
+        };
+        loop {
+            self.buffer.clear();
+            match timeout(self.limit, self.socket.recv(&mut self.buffer))
+                .await
+                .map_err(late)?
+            {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Err(Error::Lost {
+                        what: what.to_owned(),
+                    });
+                }
+                Err(source) => return Err(io(source)),
+            }
+            for reply in replies(&self.buffer) {
+                let Reply {
+                    sequence: of,
+                    interrupted,
+                    body,
+                } = reply.map_err(|why| Error::Garbled {
+                    what: what.to_owned(),
+                    why,
+                })?;
+                if of != sequence {
+                    continue;
+                }
+                answer.interrupted |= interrupted;
+                match body {
+                    Body::Sample(sample) => {
+                        answer.samples.push(*sample);
+                        if until == Until::One {
+                            return Ok(answer);
+                        }
+                    }
+                    Body::Done => return Ok(answer),
+                    Body::Refused(errno) => {
+                        return Err(Error::Refused {
+                            what: what.to_owned(),
+                            errno,
+                        });
+                    }
+                    Body::Overrun => {
+                        return Err(Error::Lost {
+                            what: what.to_owned(),
+                        });
+                    }
+                    Body::Nothing => {}
+                }
+            }
+        }
+    }
+
+    /// Reads what is left of a dump that was given up; the kernel starts no other before it has delivered that.
+    async fn read_away(&mut self) {
+        loop {
+            self.buffer.clear();
+            match timeout(self.limit / 10, self.socket.recv(&mut self.buffer)).await {
+                Ok(Ok(())) => {}
+                // Nothing more comes. What is wrong with the socket shows when it is asked again.
+                Err(_) | Ok(Err(_)) => return,
+            }
+        }
+    }
+
+    fn enlarge_buffer(&self) {
+        // If it stays as it is, the second try fails as the first one did, and says so.
+        self.socket.socket_ref().set_rx_buf_sz(LARGE_RCVBUF).ok();
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+}
+
+/// What ends an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// The first socket.
+    One,
+    /// The message that says so.
+    Done,
+}
+
+fn lost(answer: &Result<Dump, Error>) -> bool {
+    // An exact answer is sent without waiting (`netlink_unicast` with `MSG_DONTWAIT`), so a full buffer is EAGAIN.
+    matches!(
+        answer,
+        Err(Error::Lost { .. }
+            | Error::Refused {
+                errno: Errno::EAGAIN,
+                ..
+            })
+    )
+}

@@ -1,0 +1,103 @@
+//! The workload over plain TCP, which every machine has; kernel TLS is tried in guests.
+
+use std::time::Instant;
+
+use super::*;
+
+fn plain() -> Config {
+    Config {
+        mode: Mode::Plain,
+        file_size: 256 << 10,
+        ..Config::default()
+    }
+}
+
+fn run_now(config: &Config) -> Report {
+    run(config, &AtomicBool::new(false)).unwrap()
+}
+
+#[test]
+fn every_byte_asked_for_arrives() {
+    for (nonblocking, ipv6) in [(false, false), (true, false), (false, true)] {
+        let config = Config {
+            bytes: Some(1_000_001),
+            connections: 2,
+            nonblocking,
+            ipv6,
+            ..plain()
+        };
+        let report = run_now(&config);
+        assert_eq!(
+            (report.bytes_sent, report.bytes_received),
+            (2_000_002, 2_000_002)
+        );
+        assert!(
+            report
+                .connections
+                .iter()
+                .all(|connection| connection.finished)
+        );
+        assert!(!report.hung);
+    }
+}
+
+#[test]
+fn the_limit_ends_a_send_that_nobody_reads() {
+    for nonblocking in [false, true] {
+        let config = Config {
+            receiver: Receiver::Stop { after_bytes: 4096 },
+            duration: Duration::from_millis(1300),
+            nonblocking,
+            ..plain()
+        };
+        let begun = Instant::now();
+        let report = run_now(&config);
+        assert!(begun.elapsed() < config.duration + Duration::from_secs(1));
+        assert!(report.hung);
+        assert_eq!(report.bytes_received, 4096);
+        assert!(report.bytes_sent > 4096 && report.connections[0].notsent_at_end > Some(0));
+        assert_eq!(report.connections[0].error, None);
+    }
+}
+
+#[test]
+fn a_stop_ends_it_early() {
+    let begun = Instant::now();
+    let report = run(&plain(), &AtomicBool::new(true)).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(report.duration_ms < 500);
+}
+
+#[test]
+fn a_small_mss_is_used() {
+    let config = Config {
+        mss: Some(1448),
+        bytes: Some(1),
+        ..plain()
+    };
+    // 12 bytes of each segment are timestamps, where the host has them on.
+    let mss = run_now(&config).connections[0].mss.unwrap();
+    assert!((1436..=1448).contains(&mss), "{mss}");
+}
+
+#[test]
+fn options_that_make_no_sense_are_named() {
+    let config = Config {
+        file_size: 0,
+        ..plain()
+    };
+    let error = run(&config, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("--file-size"), "{error}");
+}
+
+#[test]
+fn the_report_names_its_schema() {
+    let config = Config {
+        bytes: Some(1),
+        ..plain()
+    };
+    let json = serde_json::to_value(run_now(&config)).unwrap();
+    assert_eq!(json["schema"], SCHEMA);
+    assert_eq!(json["mode"], "plain");
+    assert!(json["tls"].is_null());
+}
