@@ -230,15 +230,25 @@ pub(crate) unsafe fn snapshot(sk: u64, tls: u64, out: *mut Snapshot) {
         seen |= known::TCP;
     }
 
-    let family = member::<u16>(sk, layout!(skc_family)).map_or(0, u32::from);
-    let ports = ports(sk);
     // SAFETY: the caller vouches for `out`.
     unsafe {
+        if tuple(sk, out) {
+            seen |= known::TUPLE;
+        }
+        (*out).known = seen;
         (*out).reserved = 0;
-        (*out).family = family;
-        (*out).src_port = ports & 0xffff;
-        (*out).dst_port = u32::from(u16::from_be((ports >> 16) as u16));
     }
+}
+
+/// Writes addresses and ports to `out`; whether they could be read.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn tuple(sk: u64, out: *mut Snapshot) -> bool {
+    let family = member::<u16>(sk, layout!(skc_family)).map_or(0, u32::from);
+    let ports = ports(sk);
     let addresses = if family == AF_INET6 {
         member::<[u8; 16]>(sk, layout!(skc_v6_rcv_saddr))
             .zip(member::<[u8; 16]>(sk, layout!(skc_v6_daddr)))
@@ -247,16 +257,16 @@ pub(crate) unsafe fn snapshot(sk: u64, tls: u64, out: *mut Snapshot) {
             .zip(member::<[u8; 4]>(sk, layout!(skc_daddr)))
             .map(|(src, dst)| (widen(src), widen(dst)))
     };
-    if addresses.is_some() {
-        seen |= known::TUPLE;
-    }
     let (src, dst) = addresses.unwrap_or(([0; 16], [0; 16]));
     // SAFETY: the caller vouches for `out`.
     unsafe {
+        (*out).family = family;
+        (*out).src_port = ports & 0xffff;
+        (*out).dst_port = u32::from(u16::from_be((ports >> 16) as u16));
         (*out).src = src;
         (*out).dst = dst;
-        (*out).known = seen;
     }
+    addresses.is_some()
 }
 
 /// An IPv4 address in the first bytes of the wide form.

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Look at connections with this local or remote port only
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// Use no kernel hooks: ask sock_diag only
+    /// Use no kernel hooks: ask `sock_diag` only
     #[arg(long, conflicts_with_all = ["pid"])]
     no_bpf: bool,
     /// Leave this kernel function alone, as if it could not be hooked (can be repeated)
@@ -116,7 +116,7 @@ fn nanoseconds(time: Duration) -> u64 {
 /// As [`parse_time`], but between 1 ms and an hour.
 fn parse_positive_time(text: &str) -> Result<Duration, String> {
     let time = parse_time(text)?;
-    if time < Duration::from_millis(1) || time > Duration::from_secs(3600) {
+    if time < Duration::from_millis(1) || time > Duration::from_hours(1) {
         return Err(format!("{text} is not between 1ms and 1h"));
     }
     Ok(time)

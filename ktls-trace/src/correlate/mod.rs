@@ -130,15 +130,15 @@ impl Correlator {
         let mut outputs = Vec::new();
         if let What::Clock { unix_ns } = observation.what {
             self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
-        } else if let Some(key) = observation.what.key() {
-            if self.sockets.contains_key(&key) || observation.what.makes_suspect() {
-                let watched = self
-                    .sockets
-                    .entry(key)
-                    .or_insert_with(|| Watched::new(key, observation.at_ns));
-                let changes = watched.apply(observation, &mut self.context);
-                self.settle(key, changes, &mut outputs);
-            }
+        } else if let Some(key) = observation.what.key()
+            && (self.sockets.contains_key(&key) || observation.what.makes_suspect())
+        {
+            let watched = self
+                .sockets
+                .entry(key)
+                .or_insert_with(|| Watched::new(key, observation.at_ns));
+            let changes = watched.apply(observation, &mut self.context);
+            self.settle(key, changes, &mut outputs);
         }
         self.run_due(observation.at_ns, &mut outputs);
         outputs

@@ -81,12 +81,14 @@ pub trait Lookup {
 /// Fills in a [`Layout`] by name.
 pub fn resolve(types: &dyn Lookup) -> Resolved {
     let mut missing = Vec::new();
-    let mut offset = |path: &'static str| match types.member(path) {
-        Some(Place {
+    let mut offset = |path: &'static str| {
+        if let Some(Place {
             bit_offset,
             width: None,
-        }) => bit_offset / 8,
-        Some(Place { width: Some(_), .. }) | None => {
+        }) = types.member(path)
+        {
+            bit_offset / 8
+        } else {
             missing.push(path);
             ABSENT
         }

@@ -2,8 +2,8 @@
 
 use caps::{CapSet, Capability};
 
-/// What the hooks take: CAP_BPF and CAP_PERFMON to load and attach, CAP_NET_ADMIN for all of
-/// `sock_diag`. CAP_SYS_ADMIN stands in for the first two on kernels before 5.8.
+/// What the hooks take: `CAP_BPF` and `CAP_PERFMON` to load and attach, `CAP_NET_ADMIN` for all of
+/// `sock_diag`. `CAP_SYS_ADMIN` stands in for the first two on kernels before 5.8.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_BPF, "CAP_BPF"),
     (Capability::CAP_PERFMON, "CAP_PERFMON"),

@@ -337,6 +337,8 @@ fn obstacle(facts: &Facts) -> Option<Obstacle> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use ktls_trace_common::layout::Layout;
 
     use super::*;
@@ -346,7 +348,7 @@ mod tests {
     fn kernel(functions: &[&str]) -> Facts {
         let mut table = String::new();
         for (number, name) in functions.iter().enumerate() {
-            table += &format!("{:016x} T {name}\n", 0x1000 + 0x100 * number);
+            writeln!(table, "{:016x} T {name}", 0x1000 + 0x100 * number).unwrap();
         }
         table += "0000000000100000 T end\n";
         Facts {

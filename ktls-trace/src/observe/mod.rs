@@ -255,6 +255,7 @@ pub struct Tls {
 
 impl Tls {
     /// What is known here, or else what was known before.
+    #[must_use]
     pub fn or(&self, before: &Self) -> Self {
         let newer =
             |new: &Option<String>, old: &Option<String>| new.clone().or_else(|| old.clone());

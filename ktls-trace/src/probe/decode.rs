@@ -97,7 +97,7 @@ fn refused(record: &Refused, key: SocketKey) -> What {
         key,
         process: Process {
             pid: (record.pid_tgid >> 32) as u32,
-            tid: record.pid_tgid as u32,
+            tid: (record.pid_tgid & 0xffff_ffff) as u32,
             thread: String::from_utf8_lossy(thread).into_owned(),
         },
         blocking: record.timeo != 0,
@@ -113,7 +113,7 @@ fn hold(record: &Refused) -> Hold {
         bytes: (tx.sendpage == 0).then_some(tx.send_size),
         sendpage: tx.sendpage == 1,
     });
-    let push = (tx.push_ns != 0).then(|| PushFacts {
+    let push = (tx.push_ns != 0).then_some(PushFacts {
         at_ns: tx.push_ns,
         flags: tx.push_flags,
         record_bytes: tx.record_bytes,
@@ -181,5 +181,5 @@ fn address(snapshot: &Snapshot, bytes: &[u8; 16], port: u32) -> SocketAddr {
         let [a, b, c, d, ..] = *bytes;
         IpAddr::from(Ipv4Addr::new(a, b, c, d))
     };
-    SocketAddr::new(ip, port as u16)
+    SocketAddr::new(ip, u16::try_from(port).unwrap_or(0))
 }

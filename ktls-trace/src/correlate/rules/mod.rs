@@ -295,22 +295,22 @@ pub(crate) mod tests {
         let changes: &[(&str, Change)] = &[
             ("no MSG_MORE", |hold| hold.push.as_mut().unwrap().flags = 0),
             ("the record is not complete", |hold| {
-                hold.push.as_mut().unwrap().complete = false
+                hold.push.as_mut().unwrap().complete = false;
             }),
             ("TCP has a part of a record", |hold| {
-                hold.socket.partial_record = Some(true)
+                hold.socket.partial_record = Some(true);
             }),
             ("whether TCP_CORK is set is not known", |hold| {
-                hold.socket.corked = None
+                hold.socket.corked = None;
             }),
             ("the congestion window is full", |hold| {
-                hold.socket.in_flight = Some(10)
+                hold.socket.in_flight = Some(10);
             }),
             ("the queueing discipline has it", |hold| {
-                hold.socket.throttled = Some(true)
+                hold.socket.throttled = Some(true);
             }),
             ("no gate is shut", |hold| {
-                hold.socket.notsent_lowat = Some(65536)
+                hold.socket.notsent_lowat = Some(65536);
             }),
             ("TLS is offloaded", |hold| hold.socket.tls = tls("hw")),
             ("neither flag nor record was seen", |hold| {
