@@ -7,6 +7,7 @@ mod guest_image;
 mod initramfs;
 mod kernel;
 mod place;
+mod setup;
 mod vm;
 mod vm_verb;
 
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{place::Place, vm_verb::VmArguments};
+use crate::{place::Place, setup::Needs, vm_verb::VmArguments};
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
 ///
@@ -29,6 +30,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Installs what is missing: QEMU, rust-src, bpf-linker
+    ///
+    /// Every other verb does the same first, for what it needs. Packages are installed as root, or through sudo.
+    Setup {
+        /// Also the tools of the release checks (cargo-deny)
+        #[arg(long)]
+        checks: bool,
+    },
     Vm(VmArguments),
     /// Builds the static release binary, target/dist/ktls-trace
     Dist,
@@ -48,8 +57,13 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     let place = Place::find()?;
     match verb {
+        Verb::Setup { checks } => {
+            setup::run(&place, if checks { Needs::Checks } else { Needs::Guests })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::Dist => {
+            setup::ensure(&place, Needs::Build)?;
             println!("{}", dist::daemon(&place)?.display());
             Ok(ExitCode::SUCCESS)
         }
