@@ -134,7 +134,7 @@ fn show(place: &Place, frame: Frame, started: Instant) -> Result<()> {
             .write_all(&bytes)
             .context("writing to stderr")?,
         Frame::File { path, contents } => {
-            save(&place.results("vm-out"), Path::new(&path), &contents)?
+            save(&place.results("vm-out"), Path::new(&path), &contents)?;
         }
         Frame::ScenarioStarted(_) | Frame::ScenarioResult(_) | Frame::Exit(_) => {}
     }

@@ -11,30 +11,28 @@ use crate::{command, place::Place};
 const LINKER_VERSION: &str = "0.10.4";
 
 /// Version of bpf-linker, if it is there and new enough.
-pub(crate) fn linker_present() -> Result<Option<String>> {
-    let Some(line) = first_line(Command::new("bpf-linker").arg("--version")) else {
-        return Ok(None);
-    };
-    Ok(is_at_least(&line, LINKER_VERSION).then_some(line))
+pub(crate) fn linker_present() -> Option<String> {
+    first_line(Command::new("bpf-linker").arg("--version"))
+        .filter(|line| is_at_least(line, LINKER_VERSION))
 }
 
 /// Builds bpf-linker.
 pub(crate) fn linker_install(_place: &Place) -> Result<String> {
     cargo_install(&["bpf-linker", "--version", LINKER_VERSION, "--locked"])?;
-    let line = linker_present()?
+    let line = linker_present()
         .context("bpf-linker is installed, but not on the PATH: add cargo's bin directory to it")?;
     Ok(format!("installed {line}"))
 }
 
 /// Version of cargo-deny, if it is there.
-pub(crate) fn deny_present() -> Result<Option<String>> {
-    Ok(first_line(Command::new("cargo-deny").arg("--version")))
+pub(crate) fn deny_present() -> Option<String> {
+    first_line(Command::new("cargo-deny").arg("--version"))
 }
 
 /// Builds cargo-deny.
 pub(crate) fn deny_install(_place: &Place) -> Result<String> {
     cargo_install(&["cargo-deny", "--locked"])?;
-    let line = deny_present()?
+    let line = deny_present()
         .context("cargo-deny is installed, but not on the PATH: add cargo's bin directory to it")?;
     Ok(format!("installed {line}"))
 }
@@ -56,7 +54,7 @@ fn is_at_least(line: &str, wanted: &str) -> bool {
         let plain = version.split(['-', '+']).next()?;
         plain.split('.').map(|part| part.parse().ok()).collect()
     };
-    let found = line.split_whitespace().filter_map(numbers).next();
+    let found = line.split_whitespace().find_map(numbers);
     found.is_some_and(|found| Some(found) >= numbers(wanted))
 }
 

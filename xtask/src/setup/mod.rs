@@ -22,7 +22,7 @@ pub(crate) enum Needs {
 /// Installs what is missing, and says so line by line; without a word when nothing is.
 pub(crate) fn ensure(place: &Place, needs: Needs) -> Result<()> {
     for item in items(needs) {
-        if (item.present)()?.is_none() {
+        if (item.present)().is_none() {
             eprintln!("setup: {}: missing, installing …", item.name);
             let how = (item.install)(place)?;
             eprintln!("setup: {}: {how}", item.name);
@@ -34,7 +34,7 @@ pub(crate) fn ensure(place: &Place, needs: Needs) -> Result<()> {
 /// The verb: the same with a line for what is there already.
 pub(crate) fn run(place: &Place, needs: Needs) -> Result<()> {
     for item in items(needs) {
-        let line = match (item.present)()? {
+        let line = match (item.present)() {
             Some(found) => found,
             None => (item.install)(place)?,
         };
@@ -47,7 +47,7 @@ pub(crate) fn run(place: &Place, needs: Needs) -> Result<()> {
 struct Item {
     name: &'static str,
     /// Where or which it is; `None` if it is missing.
-    present: fn() -> Result<Option<String>>,
+    present: fn() -> Option<String>,
     /// Installs it and says how.
     install: fn(&Place) -> Result<String>,
 }

@@ -21,9 +21,9 @@ const SUITES: &[&str] = &["trixie-backports", "sid", "trixie", "bookworm"];
 const LIBRARY: &str = "lib/rustlib/src/rust/library";
 
 /// Where the sources are, if they are.
-pub(crate) fn present() -> Result<Option<String>> {
-    let library = library()?;
-    Ok(is_complete(&library).then(|| library.display().to_string()))
+pub(crate) fn present() -> Option<String> {
+    let library = library().ok()?;
+    is_complete(&library).then(|| library.display().to_string())
 }
 
 /// Tries rustup, then the distribution.
