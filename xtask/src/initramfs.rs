@@ -95,7 +95,7 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         archive.copy(to, from, 0o755)?;
     }
     newc::trailer(&mut archive.sink)
-        .and_then(|sink| sink.flush())
+        .and_then(io::Write::flush)
         .with_context(|| format!("writing {}", path.display()))
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::ScenarioJob;
+
 /// Where the guest finds its [`Job`].
 pub const JOB_PATH: &str = "/job.json";
 /// Where the guest finds its [`ModuleList`].
@@ -27,6 +29,13 @@ pub enum Action {
     Command {
         /// Program and arguments, passed on as they are.
         argv: Vec<String>,
+    },
+    /// The demonstration of [`crate::demo`].
+    Demo,
+    /// Scenarios, one after another, each reported when it ends.
+    Scenarios {
+        /// In this order.
+        jobs: Vec<ScenarioJob>,
     },
 }
 

@@ -2,20 +2,25 @@
 
 mod apt;
 mod command;
+mod demo_verb;
 mod dist;
 mod guest_image;
 mod initramfs;
 mod kernel;
 mod place;
+mod setup;
+mod test;
 mod vm;
 mod vm_verb;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{place::Place, vm_verb::VmArguments};
+use crate::{
+    demo_verb::DemoArguments, place::Place, setup::Needs, test::TestArguments, vm_verb::VmArguments,
+};
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
 ///
@@ -29,6 +34,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Installs what is missing: QEMU, rust-src, bpf-linker
+    ///
+    /// Every other verb does the same first, for what it needs. Packages are installed as root, or through sudo.
+    Setup {
+        /// Also the tools of the release checks (cargo-deny)
+        #[arg(long)]
+        checks: bool,
+    },
+    Demo(DemoArguments),
+    Test(TestArguments),
     Vm(VmArguments),
     /// Builds the static release binary, target/dist/ktls-trace
     Dist,
@@ -38,6 +53,8 @@ fn main() -> ExitCode {
     let Arguments { verb } = Arguments::parse();
     match run(verb) {
         Ok(code) => code,
+        // Whoever reads our output has had enough of it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cargo xtask: {error:#}");
             ExitCode::FAILURE
@@ -45,11 +62,25 @@ fn main() -> ExitCode {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
 fn run(verb: Verb) -> Result<ExitCode> {
     let place = Place::find()?;
     match verb {
+        Verb::Setup { checks } => {
+            setup::run(&place, if checks { Needs::Checks } else { Needs::Guests })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Demo(arguments) => demo_verb::run(&place, &arguments),
+        Verb::Test(arguments) => test::run(&place, &arguments),
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::Dist => {
+            setup::ensure(&place, Needs::Build)?;
             println!("{}", dist::daemon(&place)?.display());
             Ok(ExitCode::SUCCESS)
         }

@@ -19,6 +19,7 @@ use crate::{
     guest_image::{Bootable, Programs},
     kernel,
     place::Place,
+    setup::{self, Needs},
     vm::{Ending, Machine},
 };
 
@@ -82,6 +83,7 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
         command,
     } = arguments;
     let known = kernel::find(&kernel)?;
+    setup::ensure(place, Needs::Guests)?;
     let programs = Programs::prepare(place)?;
     let bootable = Bootable::prepare(place, known)?;
     let machine = Machine {
@@ -132,7 +134,7 @@ fn show(place: &Place, frame: Frame, started: Instant) -> Result<()> {
             .write_all(&bytes)
             .context("writing to stderr")?,
         Frame::File { path, contents } => {
-            save(&place.results("vm-out"), Path::new(&path), &contents)?
+            save(&place.results("vm-out"), Path::new(&path), &contents)?;
         }
         Frame::ScenarioStarted(_) | Frame::ScenarioResult(_) | Frame::Exit(_) => {}
     }

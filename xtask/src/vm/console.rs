@@ -46,9 +46,7 @@ impl Console {
 
     /// Reads what has come; the first fatal line in it.
     pub(crate) fn poll(&mut self) -> Result<Option<String>> {
-        self.file
-            .read_to_end(&mut self.text)
-            .with_context(|| format!("reading {}", self.path.display()))?;
+        self.read()?;
         while let Some(length) = self.text[self.seen..]
             .iter()
             .position(|byte| *byte == b'\n')
@@ -63,15 +61,38 @@ impl Console {
         Ok(None)
     }
 
-    /// The last lines, without the terminal's control characters.
-    pub(crate) fn tail(&mut self, lines: usize) -> Result<String> {
-        self.poll()?;
-        let text: String = String::from_utf8_lossy(&self.text)
-            .chars()
-            .filter(|character| *character == '\n' || *character == '\t' || !character.is_control())
-            .collect();
-        Ok(tail(text.trim_end(), lines).to_owned())
+    /// Bytes that have come so far.
+    pub(crate) fn bytes(&mut self) -> Result<usize> {
+        self.read()?;
+        Ok(self.text.len())
     }
+
+    /// What has come after the first `bytes` bytes.
+    pub(crate) fn since(&mut self, bytes: usize) -> Result<String> {
+        self.read()?;
+        Ok(printable(self.text.get(bytes..).unwrap_or_default()))
+    }
+
+    /// The last lines.
+    pub(crate) fn tail(&mut self, lines: usize) -> Result<String> {
+        self.read()?;
+        Ok(tail(printable(&self.text).trim_end(), lines).to_owned())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        self.file
+            .read_to_end(&mut self.text)
+            .map(drop)
+            .with_context(|| format!("reading {}", self.path.display()))
+    }
+}
+
+/// Without the terminal's control characters.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text)
+        .chars()
+        .filter(|character| *character == '\n' || *character == '\t' || !character.is_control())
+        .collect()
 }
 
 #[cfg(test)]

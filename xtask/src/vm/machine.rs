@@ -63,7 +63,8 @@ impl Machine {
                 "-smp",
                 "1",
             ]);
-            command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
+            // The same random numbers each time, and a clock that starts at the same moment.
+            command.args(["-seed", "1", "-rtc", "base=2026-01-01T00:00:00,clock=vm"]);
         } else {
             command.args(["-accel", "tcg,thread=multi", "-smp", &smp.to_string()]);
         }

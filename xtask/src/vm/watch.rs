@@ -118,6 +118,11 @@ impl Guest {
         self.deadline = Some((Instant::now() + limit, limit));
     }
 
+    /// Its console.
+    pub(crate) fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
     /// The next frame, or why there is none.
     pub(crate) fn next(&mut self) -> Result<Result<Frame, Ending>> {
         loop {

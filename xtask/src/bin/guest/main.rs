@@ -5,6 +5,7 @@ mod init;
 mod modules;
 mod port;
 mod runner;
+mod scenario;
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 

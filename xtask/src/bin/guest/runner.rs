@@ -1,28 +1,20 @@
 //! Does the job the guest was booted for and reports to the host. A process of its own, so that waiting for its children doesn't
 //! collide with init's reaping.
 
-use std::{
-    fs,
-    io::{ErrorKind, Read},
-    os::unix::process::ExitStatusExt as _,
-    path::Path,
-    process::{Command, ExitStatus, Stdio},
-    thread,
-};
+use std::{fs, io, path::Path, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use xtask::{
+    capture::{Captured, Sink, Stream},
+    demo::{self, Show},
     frame::Frame,
     job::{Action, JOB_PATH, Job},
 };
 
-use crate::{modules, port::Port};
+use crate::{modules, port::Port, scenario};
 
 /// The name this process is called by.
 pub(crate) const NAME: &str = "job";
-
-/// What commands find their programs in.
-const PROGRAM_PATH: &str = "/bin:/sbin";
 
 /// Whatever the job left here goes to the host.
 const OUT: &str = "/out";
@@ -59,69 +51,60 @@ fn work(port: &Port) -> Result<i32> {
     ))?;
     match action {
         Action::Command { argv } => run_command(port, &argv),
+        Action::Demo => run_demo(port),
+        Action::Scenarios { jobs } => scenario::run_all(port, &jobs).map(|()| 0),
     }
+}
+
+/// What commands see: they run as on a bare system.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    [("PATH", "/bin:/sbin"), ("HOME", "/root"), ("TERM", "dumb")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
 }
 
 fn run_command(port: &Port, argv: &[String]) -> Result<i32> {
     let (program, arguments) = argv.split_first().context("no command")?;
-    let child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs([("PATH", PROGRAM_PATH), ("HOME", "/root"), ("TERM", "dumb")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = match child {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment());
+    let sink: Sink = {
+        let port = port.clone();
+        Arc::new(move |stream, bytes| forward(&port, stream, bytes))
+    };
+    let mut child = match Captured::start(&mut command, &sink) {
         Ok(child) => child,
         Err(error) => {
-            port.send(&Frame::Stderr(
-                format!("guest: {program}: {error}\n").into_bytes(),
-            ))?;
+            port.send(&Frame::Stderr(format!("guest: {error:#}\n").into_bytes()))?;
+            let missing = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
             // What a shell says: not found, or not executable.
-            return Ok(if error.kind() == ErrorKind::NotFound {
-                127
-            } else {
-                126
-            });
+            return Ok(if missing { 127 } else { 126 });
         }
     };
-    let stdout = child.stdout.take().context("no stdout")?;
-    let stderr = child.stderr.take().context("no stderr")?;
-    // Not scoped: a background process that keeps the pipes open must not keep the guest.
-    let pumps = [
-        spawn_pump(port.clone(), stdout, Frame::Stdout),
-        spawn_pump(port.clone(), stderr, Frame::Stderr),
-    ];
-    let status = child.wait().context("waiting for the command")?;
-    let patience = std::time::Instant::now();
-    while pumps.iter().any(|pump| !pump.is_finished()) && patience.elapsed().as_millis() < 500 {
-        thread::sleep(std::time::Duration::from_millis(2));
+    // The host has the time limit.
+    while !child.wait(Duration::from_hours(1))? {}
+    Ok(child.finish()?.exit.unwrap_or(125))
+}
+
+fn run_demo(port: &Port) -> Result<i32> {
+    let show: Show = {
+        let port = port.clone();
+        Arc::new(move |stream, text| forward(&port, stream, text.as_bytes()))
+    };
+    Ok(i32::from(!demo::run(Some(environment()), &show)?))
+}
+
+/// Passes output on to the host, which is all we can do with it.
+fn forward(port: &Port, stream: Stream, bytes: &[u8]) {
+    let frame = match stream {
+        Stream::Stdout => Frame::Stdout(bytes.to_vec()),
+        Stream::Stderr => Frame::Stderr(bytes.to_vec()),
+    };
+    if let Err(error) = port.send(&frame) {
+        // Goes to the console, which the host shows when it misses our exit status.
+        eprintln!("guest: sending output to the host: {error}");
     }
-    Ok(exit_code(status))
-}
-
-/// The status as a shell would report it.
-fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(125)
-}
-
-fn spawn_pump(
-    port: Port,
-    mut source: impl Read + Send + 'static,
-    frame: fn(Vec<u8>) -> Frame,
-) -> thread::JoinHandle<()> {
-    thread::spawn(move || {
-        let mut buffer = vec![0; 32 * 1024];
-        while let Ok(length @ 1..) = source.read(&mut buffer) {
-            if port.send(&frame(buffer[..length].to_vec())).is_err() {
-                return;
-            }
-        }
-    })
 }
 
 fn send_files(port: &Port, directory: &Path) -> Result<()> {

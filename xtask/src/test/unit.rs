@@ -1,0 +1,30 @@
+//! Unit and host tests, in whichever runner there is.
+
+use std::{env, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{command, place::Place};
+
+/// Whether all passed. They print for themselves.
+pub(crate) fn run(place: &Place) -> Result<bool> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let with_nextest = command::succeeds(Command::new(&cargo).args(["nextest", "--version"]));
+    let mut tests = Command::new(&cargo);
+    tests.args(if with_nextest {
+        ["nextest", "run"].as_slice()
+    } else {
+        ["test", "--quiet"].as_slice()
+    });
+    // The eBPF programs only build for their own target.
+    tests.args(["--workspace", "--exclude", "ktls-trace-ebpf"]);
+    tests
+        .current_dir(&place.workspace)
+        .env_remove("CARGO_MANIFEST_DIR");
+    let shown = command::shown(&tests);
+    eprintln!("running {shown} …");
+    let status = tests
+        .status()
+        .with_context(|| format!("starting {shown}"))?;
+    Ok(status.success())
+}
