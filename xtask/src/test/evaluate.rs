@@ -115,7 +115,7 @@ fn parse_events(text: &str) -> (Vec<Value>, Vec<String>) {
 fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
     events
         .iter()
-        .filter(|event| event.get("event").and_then(Value::as_str) == Some(kind))
+        .filter(|event| kind == "*" || event.get("event").and_then(Value::as_str) == Some(kind))
         .collect()
 }
 
