@@ -22,9 +22,9 @@ use crate::{
     guest_image::{Bootable, Programs},
     kernel,
     place::Place,
+    run_directory::RunDirectory,
     setup::{self, Needs},
     vm::{Ending, Machine},
-    vm_verb::RunDirectory,
 };
 
 /// Boot and demonstration together.
@@ -86,7 +86,7 @@ fn in_guest(place: &Place, short: &str) -> Result<bool> {
     let directory = RunDirectory::create(place)?;
     eprintln!("booting {} …", bootable.kernel.release);
     let started = Instant::now();
-    let mut guest = bootable.boot(&programs, Machine::default(), &job, &[], &directory.0)?;
+    let mut guest = bootable.boot(&programs, Machine::default(), &job, &[], directory.path())?;
     guest.limit(LIMIT);
     loop {
         match guest.next()? {

@@ -8,6 +8,7 @@ mod guest_image;
 mod initramfs;
 mod kernel;
 mod place;
+mod run_directory;
 mod setup;
 mod test;
 mod vm;

@@ -19,6 +19,7 @@ use crate::{
     guest_image::{Bootable, Programs},
     kernel,
     place::Place,
+    run_directory::RunDirectory,
     setup::{self, Needs},
     vm::{Ending, Machine},
 };
@@ -50,7 +51,7 @@ pub(crate) struct VmArguments {
     /// Time limit in seconds, boot included
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
-    /// Load no modules (tls, `tcp_diag`, GCM) before the command
+    /// Don't load tls, socket diagnosis and GCM before the command; they come when they are asked for
     #[arg(long)]
     no_modules: bool,
     /// Further file for the guest; may be given again
@@ -99,7 +100,7 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
 
     eprintln!("booting {} …", bootable.kernel.release);
     let started = Instant::now();
-    let mut guest = bootable.boot(&programs, machine, &job, &put, &directory.0)?;
+    let mut guest = bootable.boot(&programs, machine, &job, &put, directory.path())?;
     guest.limit(Duration::from_secs(timeout));
     let ending = loop {
         match guest.next()? {
@@ -159,24 +160,4 @@ fn save(root: &Path, relative: &Path, contents: &[u8]) -> Result<()> {
     fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
     eprintln!("saved {}", path.display());
     Ok(())
-}
-
-/// A directory for one boot's files, removed afterwards.
-#[derive(Debug)]
-pub(crate) struct RunDirectory(pub(crate) PathBuf);
-
-impl RunDirectory {
-    /// A new one below `target/xtask/run`.
-    pub(crate) fn create(place: &Place) -> Result<Self> {
-        let path = place.results("run").join(std::process::id().to_string());
-        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for RunDirectory {
-    fn drop(&mut self) {
-        // Left-overs are harmless, and the next run with this process id writes over them.
-        drop(fs::remove_dir_all(&self.0));
-    }
 }

@@ -22,6 +22,8 @@ use crate::kernel::Kernel;
 const CONSOLE_POLL: Duration = Duration::from_millis(50);
 /// How long a dying kernel may go on printing.
 const LAST_WORDS: Duration = Duration::from_millis(700);
+/// How long QEMU may take to end once it has closed the port.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// Console lines shown of a guest that died.
 const TAIL_LINES: usize = 40;
 
@@ -154,7 +156,13 @@ impl Guest {
     /// QEMU has closed the port without an exit status before it.
     fn ended(&mut self) -> Result<Ending> {
         let fatal = self.console.poll()?;
-        self.qemu.kill().context("ending QEMU")?;
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while self.qemu.try_wait().context("looking at QEMU")?.is_none() {
+            if Instant::now() > deadline {
+                self.qemu.kill().context("ending QEMU")?;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
         let status = self.qemu.wait().context("waiting for QEMU")?;
         let mut said = String::new();
         if let Some(mut stderr) = self.qemu.stderr.take() {
