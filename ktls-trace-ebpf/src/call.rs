@@ -56,18 +56,10 @@ pub(crate) fn leave(calls: &Calls) -> Option<Call> {
     Some(call)
 }
 
-/// The argument at a position that the layout names. The verifier wants a constant position, and
-/// the layout is constant for it, so only one arm is left of this. At most once per program: of two
-/// the compiler makes one load with a computed position, which the verifier refuses.
+/// The `flags` argument, at the position that BTF names. The verifier wants a constant position, so
+/// there is one arm for each that kernels have; with several the compiler would make one load with a
+/// computed position of them, which the verifier refuses.
 #[inline(always)]
-pub(crate) fn argument(ctx: &ProbeContext, position: u32) -> Option<u64> {
-    match position {
-        0 => ctx.arg(0),
-        1 => ctx.arg(1),
-        2 => ctx.arg(2),
-        3 => ctx.arg(3),
-        4 => ctx.arg(4),
-        5 => ctx.arg(5),
-        _ => None,
-    }
+pub(crate) fn flags(ctx: &ProbeContext, position: u32) -> Option<u32> {
+    if position == 4 { ctx.arg(4) } else { None }
 }

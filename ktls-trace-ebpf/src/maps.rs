@@ -27,7 +27,7 @@ pub(crate) static FILTER: Filter = Filter {
 
 /// Events on their way to the user side.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 /// What the send hooks remember of each socket. The oldest are forgotten first: that costs the
 /// history of an idle socket, never an event.

@@ -23,7 +23,7 @@ fn tls_push_sg(ctx: ProbeContext) -> u32 {
     let Some(sk) = ctx.arg::<u64>(0) else {
         return 0;
     };
-    let flags = call::argument(&ctx, layout!(arg_push_sg_flags));
+    let flags = call::flags(&ctx, layout!(arg_push_sg_flags));
     let Some(queue) = Queue::read(sk) else {
         return 0;
     };
@@ -33,7 +33,7 @@ fn tls_push_sg(ctx: ProbeContext) -> u32 {
         if tx.pushing == 0 {
             tx.push_begin_seq = queue.write_seq;
         }
-        tx.push_flags = flags.unwrap_or(0) as u32;
+        tx.push_flags = flags.unwrap_or(0);
         tx.pushing = 1;
     }
     call::enter(&PUSHING, sk, now);

@@ -65,8 +65,8 @@ fn tls_sw_sendmsg(ctx: ProbeContext) -> u32 {
 #[kprobe]
 fn tls_sw_sendpage(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        let flags = call::argument(&ctx, layout!(arg_sendpage_flags));
-        begin(sk, flags.unwrap_or(0) as u32, 0, 1);
+        let flags = call::flags(&ctx, layout!(arg_sendpage_flags));
+        begin(sk, flags.unwrap_or(0), 0, 1);
     }
     0
 }

@@ -64,6 +64,7 @@ pub(crate) struct Queue {
     pub(crate) write_seq: u32,
     pub(crate) snd_nxt: u32,
     pub(crate) snd_una: u32,
+    pub(crate) snd_wnd: u32,
     pub(crate) mss: u32,
 }
 
@@ -74,6 +75,7 @@ impl Queue {
             write_seq: member(sk, layout!(tcp_write_seq))?,
             snd_nxt: member(sk, layout!(tcp_snd_nxt))?,
             snd_una: member(sk, layout!(tcp_snd_una))?,
+            snd_wnd: member(sk, layout!(tcp_snd_wnd))?,
             mss: member(sk, layout!(tcp_mss_cache))?,
         })
     }

@@ -23,6 +23,9 @@ use crate::{
     sock::{self, Queue},
 };
 
+/// A writer that goes on sooner than this was not held up.
+const WORTH_TELLING_NS: u64 = 5_000_000;
+
 /// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
 #[kprobe]
 fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
@@ -82,26 +85,38 @@ fn sk_stream_wait_memory_ret(ctx: RetProbeContext) -> u32 {
         return 0;
     };
     let now = monotonic_ns();
+    let waited_ns = now - call.begin_ns;
+    if waited_ns < WORTH_TELLING_NS {
+        return 0;
+    }
     let Some(mut entry) = EVENTS.reserve::<Resumed>(0) else {
         count(counter::LOST_RING);
         return 0;
     };
     entry.write(Resumed {
         header: header::<Resumed>(event::RESUMED, now, call.sk, suspect.generation),
-        waited_ns: now - call.begin_ns,
+        waited_ns,
         ret: i64::from(ctx.ret::<i32>()),
     });
     entry.submit(0);
     0
 }
 
-/// Whether a refused writer can be more than ordinary back-pressure: less than one segment waits
-/// unsent, and either that alone shuts the gate or next to nothing is in flight whose
-/// acknowledgement could open it.
+/// Whether a refused writer can be more than ordinary back-pressure: bytes wait unsent while nothing
+/// is in flight whose acknowledgement could open the gate; or less than one segment waits, and
+/// either that alone shuts the gate or next to nothing is in flight.
 #[inline(always)]
 fn may_matter(sk: u64, queue: &Queue) -> bool {
     let notsent = queue.notsent();
-    if notsent == 0 || notsent >= queue.mss {
+    if notsent == 0 {
+        return false;
+    }
+    if queue.in_flight() == 0 {
+        return true;
+    }
+    // Whole segments, or more than the peer will take: what is in flight keeps it going, and if the
+    // window stays shut the persist timer tells.
+    if notsent >= queue.mss || queue.snd_wnd < queue.in_flight().saturating_add(notsent) {
         return false;
     }
     let shut_by_notsent = sock::notsent_lowat(sk).is_none_or(|lowat| notsent >= lowat);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The verdict it is all about.
-const VERDICT: &str = "corked-completed-record";
+const VERDICT: &str = "corked-completed-record (proven";
 
 /// Takes text to show on one of our own streams.
 pub type Show = Arc<dyn Fn(Stream, &str) + Send + Sync>;
@@ -81,18 +81,24 @@ fn judge(outcome: &Outcome) -> (bool, String) {
         .as_ref()
         .is_some_and(|daemon| daemon.stdout.contains(VERDICT));
     match (flagged, wrong.is_empty()) {
-        (true, true) => (true, format!("The daemon flagged a {VERDICT} stall.")),
+        (true, true) => (
+            true,
+            "The daemon flagged the stall and proved it.".to_owned(),
+        ),
         (true, false) => (
             false,
             format!(
-                "The daemon flagged a {VERDICT} stall, but {}.",
+                "The daemon flagged the stall and proved it, but {}.",
                 wrong.join(", ")
             ),
         ),
-        (false, true) => (false, format!("No {VERDICT} stall was flagged.")),
+        (false, true) => (false, "The stall was not flagged and proven.".to_owned()),
         (false, false) => (
             false,
-            format!("No {VERDICT} stall was flagged: {}.", wrong.join(", ")),
+            format!(
+                "The stall was not flagged and proven: {}.",
+                wrong.join(", ")
+            ),
         ),
     }
 }
@@ -168,7 +174,10 @@ mod tests {
     fn only_a_verdict_from_a_daemon_that_ends_well_counts() {
         let good = Outcome {
             problems: Vec::new(),
-            daemon: Some(ended(0, "stall corked-completed-record")),
+            daemon: Some(ended(
+                0,
+                "stall corked-completed-record (proven, gate notsent-lowat)",
+            )),
             workload: Some(ended(0, "")),
         };
         assert!(judge(&good).0);
@@ -179,16 +188,18 @@ mod tests {
         };
         assert_eq!(
             judge(&silent),
-            (
-                false,
-                "No corked-completed-record stall was flagged.".to_owned()
-            )
+            (false, "The stall was not flagged and proven.".to_owned())
         );
         let crashed = Outcome {
             daemon: Some(ended(134, VERDICT)),
-            ..good
+            ..good.clone()
         };
         assert!(!judge(&crashed).0);
+        let unproven = Outcome {
+            daemon: Some(ended(0, "stall corked-completed-record (consistent, …)")),
+            ..good
+        };
+        assert!(!judge(&unproven).0);
     }
 
     #[test]

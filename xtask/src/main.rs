@@ -4,6 +4,7 @@ mod apt;
 mod command;
 mod demo_verb;
 mod dist;
+mod ebpf;
 mod guest_image;
 mod initramfs;
 mod kernel;
@@ -20,7 +21,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    demo_verb::DemoArguments, place::Place, setup::Needs, test::TestArguments, vm_verb::VmArguments,
+    demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place, setup::Needs, test::TestArguments,
+    vm_verb::VmArguments,
 };
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
@@ -46,6 +48,7 @@ enum Verb {
     Demo(DemoArguments),
     Test(TestArguments),
     Vm(VmArguments),
+    Ebpf(EbpfArguments),
     /// Builds the static release binary, target/dist/ktls-trace
     Dist,
 }
@@ -79,6 +82,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Demo(arguments) => demo_verb::run(&place, &arguments),
         Verb::Test(arguments) => test::run(&place, &arguments),
+        Verb::Ebpf(arguments) => {
+            setup::ensure(&place, Needs::Build)?;
+            ebpf::run(&place, &arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::Dist => {
             setup::ensure(&place, Needs::Build)?;

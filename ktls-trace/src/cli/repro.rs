@@ -27,10 +27,6 @@ const FAILED: u8 = 1;
 
 /// Reproduce the stall: kernel-TLS senders over loopback, no privileges, no host setting changed
 #[derive(Debug, clap::Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "one for each switch of the command line"
-)]
 pub(crate) struct Args {
     /// How bytes are handed to the socket
     #[arg(long, value_enum, default_value = "sendfile")]
@@ -56,6 +52,9 @@ pub(crate) struct Args {
     /// Set `TCP_CORK` on the sender
     #[arg(long)]
     cork: bool,
+    /// Set `TCP_NODELAY` on the sender
+    #[arg(long)]
+    nodelay: bool,
     /// Connections at the same time
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -175,6 +174,7 @@ impl Args {
             sndbuf: self.sndbuf,
             nonblocking: self.nonblocking,
             cork: self.cork,
+            nodelay: self.nodelay,
             connections: self.connections,
             receiver: match self.receiver {
                 ReceiverKind::Drain => Receiver::Drain,

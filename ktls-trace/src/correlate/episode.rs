@@ -1,6 +1,9 @@
 //! One stall episode: what it adds up to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
+};
 
 use super::{
     event::{Cadence, Spread, Totals},
@@ -118,18 +121,17 @@ impl Episode {
         self.recent.push_back(path);
     }
 
-    /// The cadence of late, and whether it is new and worth telling.
+    /// Looks at the last releases; whether their cadence is new and worth telling.
     pub(super) fn cadence_changed(&mut self, at_ns: u64) -> bool {
-        let count = |path| self.recent.iter().filter(|&&recent| recent == path).count();
-        let (acks, persists) = (
+        let count = |path| {
+            self.recent
+                .iter()
+                .fold(0, |sum, &recent| sum + u64::from(recent == path))
+        };
+        let cadence = self.prevailing(
             count(ReleasePath::PeerAck),
             count(ReleasePath::PersistTimer),
         );
-        let cadence = match acks.cmp(&persists) {
-            std::cmp::Ordering::Greater => Some(Cadence::DelayedAck),
-            std::cmp::Ordering::Less => Some(Cadence::Persist),
-            std::cmp::Ordering::Equal => self.cadence,
-        };
         let early = self.cadence.is_some() && at_ns.saturating_sub(self.cadence_ns) < CADENCE_NS;
         if cadence == self.cadence || early {
             return false;
@@ -137,6 +139,24 @@ impl Episode {
         self.cadence = cadence;
         self.cadence_ns = at_ns;
         true
+    }
+
+    /// Settles on the cadence of the whole episode.
+    pub(super) fn conclude_cadence(&mut self) {
+        let count = |path| self.released.get(&path).copied().unwrap_or(0);
+        self.cadence = self.prevailing(
+            count(ReleasePath::PeerAck),
+            count(ReleasePath::PersistTimer),
+        );
+    }
+
+    /// The cadence that more releases speak for; if as many do, it stays.
+    fn prevailing(&self, acks: u64, persists: u64) -> Option<Cadence> {
+        match acks.cmp(&persists) {
+            Ordering::Greater => Some(Cadence::DelayedAck),
+            Ordering::Less => Some(Cadence::Persist),
+            Ordering::Equal => self.cadence,
+        }
     }
 
     /// The sums so far.

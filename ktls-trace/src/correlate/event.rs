@@ -294,6 +294,8 @@ pub struct TcpEvidence {
     pub own_lowat: Option<bool>,
     /// Whether the application set `TCP_CORK`.
     pub corked: Option<bool>,
+    /// Whether it set `TCP_NODELAY`.
+    pub nodelay: Option<bool>,
     /// Whether the persist timer was pending when the writer was refused.
     pub persist_pending: Option<bool>,
 }

@@ -305,6 +305,7 @@ impl Watched {
             self.count(&holding, now_ns, ReleasePath::None);
             self.last = Some(holding);
         }
+        self.episode.as_mut()?.conclude_cadence();
         let mut change = self.tell(Name::StallClosed, now_ns)?;
         if let Change::Stall { stall, .. } = &mut change {
             stall.ended = Some(ended);
@@ -717,6 +718,7 @@ fn tcp_of(socket: &SocketState) -> TcpEvidence {
         notsent_lowat: socket.notsent_lowat,
         own_lowat: socket.own_lowat,
         corked: socket.corked,
+        nodelay: socket.nodelay,
         persist_pending: socket.persist_pending,
     }
 }

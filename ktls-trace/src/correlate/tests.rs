@@ -219,8 +219,8 @@ fn successive_holds_are_one_episode_that_counts_who_let_them_go() {
     assert_eq!(stall.released[&ReleasePath::PersistTimer], 1);
     assert_eq!(
         stall.cadence,
-        Some(Cadence::Persist),
-        "told first, and changes wait 10 s"
+        Some(Cadence::DelayedAck),
+        "that of the whole episode"
     );
     let names: HashSet<_> = bench
         .events

@@ -210,6 +210,7 @@ const NEEDED: &[&str] = &[
     "tcp_sock.write_seq",
     "tcp_sock.snd_nxt",
     "tcp_sock.snd_una",
+    "tcp_sock.snd_wnd",
     "tcp_sock.mss_cache",
 ];
 

@@ -166,6 +166,8 @@ pub struct PushFacts {
 
 /// `MSG_MORE` of `include/linux/socket.h`.
 pub const MSG_MORE: u32 = 0x8000;
+/// `MSG_SENDPAGE_NOTLAST` of `include/linux/socket.h`, before 6.5: TCP does not even try to send.
+pub const MSG_SENDPAGE_NOTLAST: u32 = 0x2_0000;
 /// `MSG_SPLICE_PAGES` of `include/linux/socket.h`, since 6.5.
 pub const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
 
@@ -208,6 +210,8 @@ pub struct SocketState {
     pub sndbuf: Option<u32>,
     /// Whether the application set `TCP_CORK`.
     pub corked: Option<bool>,
+    /// Whether it set `TCP_NODELAY`.
+    pub nodelay: Option<bool>,
     /// Whether the persist timer is pending.
     pub persist_pending: Option<bool>,
     /// Whether any of TCP's timers is pending.

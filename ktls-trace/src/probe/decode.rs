@@ -16,6 +16,8 @@ use crate::{
     sockdiag::{TlsCipher, TlsConf, TlsVersion},
 };
 
+/// `TCP_NAGLE_OFF` of `include/net/tcp.h`.
+const TCP_NAGLE_OFF: u32 = 1;
 /// `TCP_NAGLE_CORK` of `include/net/tcp.h`.
 const TCP_NAGLE_CORK: u32 = 2;
 /// `ICSK_TIME_PROBE0` of `include/net/inet_connection_sock.h`.
@@ -153,6 +155,7 @@ fn socket(snapshot: &Snapshot) -> SocketState {
         wmem_queued: when(known::MEM, snapshot.wmem_queued),
         sndbuf: when(known::MEM, snapshot.sndbuf),
         corked: has(known::NONAGLE).then_some(snapshot.nonagle & TCP_NAGLE_CORK != 0),
+        nodelay: has(known::NONAGLE).then_some(snapshot.nonagle & TCP_NAGLE_OFF != 0),
         persist_pending: has(known::PENDING).then_some(snapshot.pending == ICSK_TIME_PROBE0),
         timer_pending: has(known::PENDING).then_some(snapshot.pending != 0),
         probes_out: when(known::PROBES_OUT, snapshot.probes_out),

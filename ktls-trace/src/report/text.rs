@@ -158,6 +158,7 @@ fn verdict(stall: &Stall) -> String {
         Verdict::NetworkLimited => "network-limited",
         Verdict::SendBufferLimited => "send-buffer-limited",
         Verdict::ApplicationCork => "application-cork: the application set TCP_CORK",
+        Verdict::Nagle => "nagle: a short segment waits for the ACK of another (no TCP_NODELAY)",
         Verdict::OpenRecord => "open-record",
         Verdict::EncryptionPending => "encryption-pending",
         Verdict::Unknown => "unknown: the facts do not decide",

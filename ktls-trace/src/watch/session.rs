@@ -24,7 +24,7 @@ use crate::{
     },
     export::{Lines, Written},
     kernel::{
-        Facts, Plan,
+        Facts, Plan, capabilities,
         modules::{self, Tls},
         plan::Hook,
         symbols::Symbols,
@@ -175,7 +175,7 @@ fn observe_how(options: &Options, facts: &Facts, plan: &Plan) -> Mode {
     }
     match attach(options, facts, plan) {
         Ok(hooks) => Mode::Hooks(Box::new(hooks)),
-        Err(error) => Mode::Polling(match crate::kernel::capabilities::missing() {
+        Err(error) => Mode::Polling(match capabilities::missing() {
             missing if missing.is_empty() => error.to_string(),
             missing => format!("{error} (missing {})", missing.join(", ")),
         }),
@@ -322,22 +322,24 @@ impl Session {
             };
             self.take(&observation);
             if let Some(pid) = pid {
-                self.name(key, pid);
+                self.name(key, pid, observation.at_ns);
             }
         }
     }
 
-    /// Looks up a process once for a socket.
-    fn name(&mut self, key: SocketKey, pid: u32) {
+    /// Looks up a process once for a socket. It is named at the moment it was seen: a later one would
+    /// run ahead of what still waits in the ring buffer.
+    fn name(&mut self, key: SocketKey, pid: u32, at_ns: u64) {
         if self.named.insert((key, pid)) {
             let (comm, exe, cgroup) = (process::comm(pid), process::exe(pid), process::cgroup(pid));
-            self.observe(What::ProcessNamed {
+            let what = What::ProcessNamed {
                 key,
                 pid,
                 comm,
                 exe,
                 cgroup,
-            });
+            };
+            self.take(&Observation { at_ns, what });
         }
     }
 
@@ -519,19 +521,36 @@ impl Session {
     fn cannot_see(&self) -> Vec<String> {
         match &self.mode {
             Mode::WaitingForTls => Vec::new(),
-            Mode::Polling(why) => vec![
-                format!("no hooks: {why}"),
-                "sock_diag alone can't see flags, corks or gates: a corked record is reported as unknown"
-                    .to_owned(),
-            ],
+            Mode::Polling(why) => {
+                let mut lines = vec![
+                    format!("no hooks: {why}"),
+                    "sock_diag alone can't see flags, corks or gates: a corked record is reported \
+                     as unknown"
+                        .to_owned(),
+                ];
+                if capabilities::missing().contains(&"CAP_NET_ADMIN") {
+                    lines.push(
+                        "without CAP_NET_ADMIN most kernels don't say which sockets use TLS: then \
+                         none is looked at"
+                            .to_owned(),
+                    );
+                }
+                lines
+            }
             Mode::Hooks(hooks) => {
                 let failed = |hook: &Hook| {
-                    hooks.attached.failed.iter().any(|(other, _)| other.symbol == hook.symbol)
+                    hooks
+                        .attached
+                        .failed
+                        .iter()
+                        .any(|(other, _)| other.symbol == hook.symbol)
                 };
-                let lost = self.plan.choices.iter().filter(|choice| {
-                    choice.hooks.is_empty() || choice.hooks.iter().any(failed)
-                });
-                lost.map(|choice| format!("{}: {}", choice.observable, choice.loss())).collect()
+                let lost =
+                    self.plan.choices.iter().filter(|choice| {
+                        choice.hooks.is_empty() || choice.hooks.iter().any(failed)
+                    });
+                lost.map(|choice| format!("{}: {}", choice.observable, choice.loss()))
+                    .collect()
             }
         }
     }

@@ -29,6 +29,9 @@ pub struct Config {
     pub nonblocking: bool,
     /// Set `TCP_CORK` on the sender: the application's own cork, a look-alike of the stall.
     pub cork: bool,
+    /// Set `TCP_NODELAY` on the sender, as most servers do: without it Nagle's algorithm holds a
+    /// short segment while another is in flight.
+    pub nodelay: bool,
     /// Connections at the same time, each with a thread that sends and one that receives.
     pub connections: u16,
     /// How the receiving end reads.
@@ -60,6 +63,7 @@ impl Default for Config {
             sndbuf: None,
             nonblocking: false,
             cork: false,
+            nodelay: false,
             connections: 1,
             receiver: Receiver::Drain,
             bytes: None,

@@ -28,6 +28,8 @@ pub struct Report {
     pub nonblocking: bool,
     /// Whether the senders set `TCP_CORK`.
     pub cork: bool,
+    /// Whether the sender set `TCP_NODELAY`.
+    pub nodelay: bool,
     /// How the receivers read.
     pub receiver: Receiver,
     /// From the first byte allowed to the end, in milliseconds.

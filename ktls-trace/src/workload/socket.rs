@@ -118,6 +118,9 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     if config.cork {
         set(&sender, TcpCork, "TCP_CORK", true)?;
     }
+    if config.nodelay {
+        set(&sender, sockopt::TcpNoDelay, "TCP_NODELAY", true)?;
+    }
     if config.nonblocking {
         sender
             .set_nonblocking(true)

@@ -204,6 +204,7 @@ impl Run {
             sndbuf: config.sndbuf,
             nonblocking: config.nonblocking,
             cork: config.cork,
+            nodelay: config.nodelay,
             receiver: config.receiver,
             duration_ms,
             bytes_sent: connections

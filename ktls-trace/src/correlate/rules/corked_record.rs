@@ -1,18 +1,22 @@
 //! `corked-completed-record`: complete records below one MSS are unsent although the window is open,
 //! because `tls_push_sg` handed them to TCP with `MSG_MORE`, and that shuts a gate.
 //!
+//! Before 6.5 a push with `MSG_SENDPAGE_NOTLAST` never reaches `tcp_push`: then whole segments stay
+//! unsent too, with nothing in flight and no timer armed.
+//!
 //! Refuted by the application's own cork, a full congestion window, the queueing discipline, an
 //! unfinished record or a gate that is open. Only hooks can see the flag and the cork, so
 //! `sock_diag` alone never decides for this.
 
 use super::{Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, sample_agrees};
-use crate::observe::{Hold, MSG_MORE};
+use crate::observe::{Hold, MSG_MORE, MSG_SENDPAGE_NOTLAST};
 
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let hold = facts.hold?;
     let socket = &hold.socket;
     let gate = Gate::of(socket)?;
-    let held = held_below_mss(socket)? && !socket.corked? && more_to_come(hold)?;
+    let held =
+        (held_below_mss(socket)? || never_pushed(hold)) && !socket.corked? && more_to_come(hold)?;
     let otherwise_held = socket.throttled == Some(true)
         || socket
             .in_flight
@@ -52,4 +56,15 @@ fn more_to_come(hold: &Hold) -> Option<bool> {
         ),
         (None, None) => None,
     }
+}
+
+/// Whether TCP was not even asked to send, with the window open.
+fn never_pushed(hold: &Hold) -> bool {
+    let socket = &hold.socket;
+    let open = || Some(socket.window_left()? >= socket.notsent()?.min(socket.mss?));
+    hold.push
+        .is_some_and(|push| push.flags & MSG_SENDPAGE_NOTLAST != 0)
+        && socket.packets_out == Some(0)
+        && socket.timer_pending == Some(false)
+        && open() == Some(true)
 }

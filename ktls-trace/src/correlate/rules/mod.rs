@@ -5,6 +5,7 @@
 
 mod application_cork;
 mod corked_record;
+mod nagle;
 mod zero_window;
 
 use schemars::JsonSchema;
@@ -29,6 +30,8 @@ pub enum Verdict {
     SendBufferLimited,
     /// The application set `TCP_CORK`.
     ApplicationCork,
+    /// Nagle's algorithm waits for the acknowledgement of an earlier short segment.
+    Nagle,
     /// The application left a TLS record unfinished with `MSG_MORE`.
     OpenRecord,
     /// Asynchronous encryption has not returned.
@@ -110,6 +113,7 @@ const RULES: &[Rule] = &[
     zero_window::judge,
     application_cork::judge,
     corked_record::judge,
+    nagle::judge,
 ];
 
 /// Asks the rules.
@@ -139,13 +143,12 @@ fn held_below_mss(socket: &SocketState) -> Option<bool> {
     Some(0 < notsent && notsent < socket.mss? && socket.window_left()? >= notsent)
 }
 
-/// Whether `sock_diag` saw the same bytes unsent below one segment with the window open.
+/// Whether `sock_diag` saw the same bytes unsent with the window open.
 fn sample_agrees(socket: &SocketState, sample: Option<&Sample>) -> bool {
     sample.is_some_and(|sample| {
         sample.notsent.is_some()
             && sample.notsent == socket.notsent()
-            && sample.notsent < sample.mss
-            && sample.snd_wnd >= sample.notsent
+            && sample.snd_wnd >= sample.notsent.min(sample.mss)
             && sample.tls.is_software() != Some(false)
     })
 }
@@ -153,7 +156,9 @@ fn sample_agrees(socket: &SocketState, sample: Option<&Sample>) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::observe::{MSG_MORE, MSG_SPLICE_PAGES, PushFacts, SendFacts, Timer, Tls};
+    use crate::observe::{
+        MSG_MORE, MSG_SENDPAGE_NOTLAST, MSG_SPLICE_PAGES, PushFacts, SendFacts, Timer, Tls,
+    };
 
     /// The stall of the report: one record below the MSS of loopback, lowat 16384.
     pub(crate) fn corked() -> Hold {
@@ -177,6 +182,7 @@ pub(crate) mod tests {
                 wmem_queued: Some(20000),
                 sndbuf: Some(2_626_560),
                 corked: Some(false),
+                nodelay: Some(false),
                 persist_pending: Some(true),
                 timer_pending: Some(true),
                 probes_out: Some(0),
@@ -329,6 +335,29 @@ pub(crate) mod tests {
     fn one_segment_or_more_unsent_is_not_corked() {
         let mut hold = corked();
         hold.socket.mss = Some(16406);
+        assert_eq!(judged(&hold).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn before_6_5_whole_segments_stay_unsent_with_no_timer_armed() {
+        let mut hold = corked();
+        hold.socket.mss = Some(1448);
+        hold.push.as_mut().unwrap().flags = MSG_MORE | MSG_SENDPAGE_NOTLAST;
+        hold.socket.persist_pending = Some(false);
+        hold.socket.timer_pending = Some(false);
+        assert_eq!(judged(&hold).verdict, Verdict::CorkedCompletedRecord);
+        // A timer that is pending would send them.
+        hold.socket.timer_pending = Some(true);
+        assert_eq!(judged(&hold).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_short_segment_behind_another_without_msg_more_is_nagle() {
+        let mut hold = corked();
+        hold.push.as_mut().unwrap().flags = 0;
+        hold.socket.packets_out = Some(1);
+        assert_eq!(judged(&hold).verdict, Verdict::Nagle);
+        hold.socket.nodelay = Some(true);
         assert_eq!(judged(&hold).verdict, Verdict::Unknown);
     }
 
