@@ -168,8 +168,10 @@ pub struct Tx {
     pub send_ret: i64,
     /// `msg_flags` of the last send.
     pub send_flags: u32,
-    /// `flags` of the last `tls_push_sg`.
+    /// `flags` of the running or last `tls_push_sg`.
     pub push_flags: u32,
+    /// `flags` that the last complete record was handed over with.
+    pub record_flags: u32,
     /// Bytes that the last complete record put into the queue.
     pub record_bytes: u32,
     /// `write_seq` after the last complete record.
@@ -180,8 +182,10 @@ pub struct Tx {
     pub sending: u32,
     /// 1 while `tls_push_sg` is running.
     pub pushing: u32,
-    /// 1 if the last push went through a `sendpage` call (kernels before 6.5).
+    /// 1 if the last send was a `sendpage` call (kernels before 6.5).
     pub sendpage: u32,
+    /// Set to 0; keeps the layout free of padding.
+    pub reserved: u32,
 }
 
 impl Tx {
@@ -196,12 +200,14 @@ impl Tx {
         send_ret: 0,
         send_flags: 0,
         push_flags: 0,
+        record_flags: 0,
         record_bytes: 0,
         record_end_seq: 0,
         push_begin_seq: 0,
         sending: 0,
         pushing: 0,
         sendpage: 0,
+        reserved: 0,
     };
 }
 
@@ -255,7 +261,7 @@ pub struct Released {
 const _: () = {
     assert!(size_of::<Header>() == 32);
     assert!(size_of::<Snapshot>() == 16 + 8 + 32 + 24 * 4);
-    assert!(size_of::<Tx>() == 7 * 8 + 8 * 4);
+    assert!(size_of::<Tx>() == 7 * 8 + 10 * 4);
     assert!(size_of::<Refused>() == 32 + 16 + 16 + size_of::<Tx>() + size_of::<Snapshot>());
     assert!(size_of::<Resumed>() == 32 + 16);
     assert!(size_of::<Released>() == 32 + 16 + 8 * STACK_FRAMES);

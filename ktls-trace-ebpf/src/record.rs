@@ -59,9 +59,10 @@ fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
         tx.record_bytes = write_seq.wrapping_sub(tx.push_begin_seq);
         tx.record_end_seq = write_seq;
         tx.push_ns = monotonic_ns();
+        tx.record_flags = tx.push_flags;
         tx.pushing = 0;
         tx.records += 1;
-        if tx.push_flags & MSG_MORE != 0 {
+        if tx.record_flags & MSG_MORE != 0 {
             tx.records_more += 1;
             count(counter::RECORDS_MORE);
         }

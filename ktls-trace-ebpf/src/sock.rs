@@ -51,7 +51,8 @@ pub(crate) fn tls_context(sk: u64) -> Option<u64> {
     if name != u32::from_ne_bytes(*b"tls\0") {
         return None;
     }
-    let context: u64 = member(sk, layout!(icsk_ulp_data))?;
+    // A socket that was closed has none any more.
+    let context = member(sk, layout!(icsk_ulp_data)).filter(|&context: &u64| context != 0)?;
     match bits(context, bit_field!(tls_tx_conf)) {
         Some(TLS_SW) | None => Some(context),
         Some(_) => None,

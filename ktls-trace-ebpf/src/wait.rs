@@ -181,6 +181,8 @@ pub(crate) fn report(
 ) {
     let Some(mut entry) = EVENTS.reserve::<Refused>(0) else {
         count(counter::LOST_RING);
+        // The user side can't clear what it was never told of; told later, it starts anew.
+        let _gone = SUSPECTS.remove(sk);
         return;
     };
     let out = entry.as_mut_ptr();

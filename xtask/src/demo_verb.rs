@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -84,13 +84,15 @@ fn in_guest(place: &Place, short: &str) -> Result<bool> {
         action: Action::Demo,
     };
     let directory = RunDirectory::create(place)?;
-    eprintln!("booting {} …", bootable.kernel.release);
-    let started = Instant::now();
-    let mut guest = bootable.boot(&programs, Machine::default(), &job, &[], directory.path())?;
-    guest.limit(LIMIT);
+    let machine = Machine::default();
+    let booted =
+        bootable.boot_until_ready(&programs, machine, &job, &[], directory.path(), LIMIT)?;
+    let mut guest = match booted {
+        Ok(guest) => guest,
+        Err(ending) => bail!("{ending}"),
+    };
     loop {
         match guest.next()? {
-            Ok(Frame::Ready(_)) => eprintln!("booted in {:.1} s", started.elapsed().as_secs_f64()),
             Ok(Frame::Stdout(bytes)) => write(Stream::Stdout, &bytes)?,
             Ok(Frame::Stderr(bytes)) => write(Stream::Stderr, &bytes)?,
             Ok(_) => {}

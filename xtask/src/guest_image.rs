@@ -1,17 +1,24 @@
 //! From a kernel's short name and a job to a booted guest.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
-use xtask::job::Job;
+use xtask::{frame::Frame, job::Job};
 
 use crate::{
     dist,
     initramfs::{self, Contents},
     kernel::{self, GuestModules, Kernel, Known},
     place::Place,
-    vm::{Guest, Machine},
+    vm::{Ending, Guest, Machine},
 };
+
+/// Guests that may die while they boot. Emulated kernels do now and then, when one CPU patches code that
+/// the other runs (seen on 7.3: `int3` in `sched_clock_cpu`, one boot in twenty).
+const BOOTS: u32 = 3;
 
 /// What every guest shares.
 #[derive(Clone, Debug)]
@@ -46,6 +53,39 @@ impl Bootable {
         let kernel = kernel::fetch(place, known)?;
         let modules = kernel::prepare_modules(place, &kernel)?;
         Ok(Self { kernel, modules })
+    }
+
+    /// Boots a guest with `job` until it is ready to run it, again if it dies before; how it ended if that was
+    /// in vain. The whole of it has `limit`.
+    pub(crate) fn boot_until_ready(
+        &self,
+        programs: &Programs,
+        machine: Machine,
+        job: &Job,
+        put: &[(PathBuf, String)],
+        directory: &Path,
+        limit: Duration,
+    ) -> Result<Result<Guest, Ending>> {
+        let release = &self.kernel.release;
+        eprintln!("booting {release} …");
+        let mut boot = 1;
+        loop {
+            let started = Instant::now();
+            let mut guest = self.boot(programs, machine, job, put, directory)?;
+            guest.limit(limit);
+            match guest.next()? {
+                Ok(Frame::Ready(_)) => {
+                    eprintln!("booted in {:.1} s", started.elapsed().as_secs_f64());
+                    return Ok(Ok(guest));
+                }
+                Err(Ending::Died { reason, .. }) if boot < BOOTS => {
+                    eprintln!("{release} died while booting ({reason}), booting once more …");
+                    boot += 1;
+                }
+                Err(ending) => return Ok(Err(ending)),
+                Ok(frame) => anyhow::bail!("the guest sent {frame:?} before it was ready"),
+            }
+        }
     }
 
     /// Boots a guest with `job`; its initramfs and console log lie in `directory`.

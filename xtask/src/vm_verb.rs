@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     path::{Component, Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -97,16 +97,17 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
         action: Action::Command { argv: command },
     };
     let directory = RunDirectory::create(place)?;
-
-    eprintln!("booting {} …", bootable.kernel.release);
-    let started = Instant::now();
-    let mut guest = bootable.boot(&programs, machine, &job, &put, directory.path())?;
-    guest.limit(Duration::from_secs(timeout));
-    let ending = loop {
-        match guest.next()? {
-            Ok(frame) => show(place, frame, started)?,
-            Err(ending) => break ending,
-        }
+    let limit = Duration::from_secs(timeout);
+    let booted =
+        bootable.boot_until_ready(&programs, machine, &job, &put, directory.path(), limit)?;
+    let ending = match booted {
+        Ok(mut guest) => loop {
+            match guest.next()? {
+                Ok(frame) => show(place, frame)?,
+                Err(ending) => break ending,
+            }
+        },
+        Err(ending) => ending,
     };
     Ok(match ending {
         Ending::Exit(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
@@ -121,9 +122,8 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
     })
 }
 
-fn show(place: &Place, frame: Frame, started: Instant) -> Result<()> {
+fn show(place: &Place, frame: Frame) -> Result<()> {
     match frame {
-        Frame::Ready(_) => eprintln!("booted in {:.1} s", started.elapsed().as_secs_f64()),
         Frame::Stdout(bytes) => {
             let mut stdout = io::stdout().lock();
             stdout
@@ -137,7 +137,8 @@ fn show(place: &Place, frame: Frame, started: Instant) -> Result<()> {
         Frame::File { path, contents } => {
             save(&place.results("vm-out"), Path::new(&path), &contents)?;
         }
-        Frame::ScenarioStarted(_) | Frame::ScenarioResult(_) | Frame::Exit(_) => {}
+        Frame::Ready(_) | Frame::ScenarioStarted(_) | Frame::ScenarioResult(_) | Frame::Exit(_) => {
+        }
     }
     Ok(())
 }

@@ -244,12 +244,12 @@ impl What {
     }
 
     /// Whether it puts a socket under suspicion that was not.
-    fn makes_suspect(&self) -> bool {
+    pub fn makes_suspect(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::PersistFired { .. } => true,
-            Self::Sampled { sample, .. } => sample
-                .as_ref()
-                .is_some_and(|sample| sample.notsent.is_some_and(|bytes| bytes > 0)),
+            Self::Sampled { sample, .. } => sample.as_ref().is_some_and(|sample| {
+                sample.established && sample.notsent.is_some_and(|bytes| bytes > 0)
+            }),
             _ => false,
         }
     }

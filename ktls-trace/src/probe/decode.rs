@@ -117,10 +117,10 @@ fn hold(record: &Refused) -> Hold {
     });
     let push = (tx.push_ns != 0).then_some(PushFacts {
         at_ns: tx.push_ns,
-        flags: tx.push_flags,
+        flags: tx.record_flags,
         record_bytes: tx.record_bytes,
         records: tx.records,
-        complete: tx.pushing == 0 && tx.record_end_seq == record.snapshot.write_seq,
+        complete: tx.record_end_seq == record.snapshot.write_seq,
     });
     let writer_pid = Some((tx.pid_tgid >> 32) as u32).filter(|&pid| pid != 0);
     Hold {

@@ -36,6 +36,8 @@ pub(super) enum Answer {
     },
     /// It could not be asked.
     Failed(String),
+    /// Nobody to ask: the socket is in a network namespace that can't be entered.
+    NotAsked,
 }
 
 /// What the task is told.
@@ -133,8 +135,8 @@ struct Worker {
     own: SockDiag,
     /// The inode number of that namespace.
     own_netns: Option<u32>,
-    /// Asks in other namespaces, by inode number.
-    others: HashMap<u32, SockDiag>,
+    /// Asks in other namespaces, by inode number; `None` where that is not possible.
+    others: HashMap<u32, Option<SockDiag>>,
     /// Where answers go.
     answers: Sender<Answer>,
     /// Look only at sockets with this port; 0: any.
@@ -184,11 +186,10 @@ impl Worker {
             cookie: poll.cookie,
         };
         let asked_ns = clock::monotonic_ns();
-        let queried = match self.socket_for(poll) {
-            Ok(socket) => socket.query(&id).await,
-            Err(error) => Err(error),
+        let Some(socket) = self.socket_for(poll) else {
+            return Answer::NotAsked;
         };
-        match queried {
+        match socket.query(&id).await {
             Ok(sample) => Answer::Sampled {
                 key: poll.key,
                 asked_ns,
@@ -205,22 +206,23 @@ impl Worker {
         }
     }
 
-    /// The netlink socket for a question.
-    fn socket_for(&mut self, poll: &Poll) -> Result<&mut SockDiag, sockdiag::Error> {
-        let (Some(netns), Some(pid)) = (poll.netns, poll.pid) else {
-            return Ok(&mut self.own);
+    /// The netlink socket for a question: one in the network namespace of the socket asked about.
+    fn socket_for(&mut self, poll: &Poll) -> Option<&mut SockDiag> {
+        let elsewhere = |netns: &u32| self.own_netns.is_some_and(|own| own != *netns);
+        let Some(netns) = poll.netns.filter(elsewhere) else {
+            return Some(&mut self.own);
         };
-        if self.own_netns.is_none_or(|own| own == netns) {
-            return Ok(&mut self.own);
+        let pid = poll.pid?;
+        if self.others.len() >= NAMESPACES {
+            self.others.clear();
         }
-        if !self.others.contains_key(&netns) {
-            if self.others.len() >= NAMESPACES {
-                self.others.clear();
-            }
+        let opened = self.others.entry(netns).or_insert_with(|| {
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            self.others.insert(netns, SockDiag::open_in(&path)?);
-        }
-        Ok(self.others.get_mut(&netns).unwrap_or(&mut self.own))
+            SockDiag::open_in(&path)
+                .inspect_err(|error| tracing::warn!("{error}; verdicts there stay consistent"))
+                .ok()
+        });
+        opened.as_mut()
     }
 
     /// Asks about all kTLS sockets of the daemon's own namespace.

@@ -113,6 +113,8 @@ struct Session {
     named: HashSet<(SocketKey, u32)>,
     /// Losses told so far.
     lost: BTreeMap<&'static str, u64>,
+    /// Questions to `sock_diag` that failed and were not told yet.
+    unanswered: u64,
     /// The reader of the output is gone.
     reader_gone: bool,
 }
@@ -151,6 +153,7 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
         lines,
         named: HashSet::new(),
         lost: BTreeMap::new(),
+        unanswered: 0,
         reader_gone: false,
     };
     session.note_clock();
@@ -314,7 +317,9 @@ impl Session {
             let Some(decoded) = decoded else { continue };
             let observation = decoded.observation;
             let key = SocketKey(decoded.generation);
-            hooks.suspects.insert(key, (decoded.sk, decoded.generation));
+            if observation.what.makes_suspect() {
+                hooks.suspects.insert(key, (decoded.sk, decoded.generation));
+            }
             let pid = match &observation.what {
                 What::Refused { process, .. } => Some(process.pid),
                 What::PersistFired { hold, .. } => hold.writer_pid,
@@ -363,8 +368,9 @@ impl Session {
             }
             Answer::Failed(error) => {
                 tracing::debug!("sock_diag: {error}");
-                self.tell_lost("sock-diag", 1);
+                self.unanswered += 1;
             }
+            Answer::NotAsked => {}
         }
     }
 
@@ -377,6 +383,10 @@ impl Session {
 
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
     fn keep_house(&mut self) {
+        if self.unanswered > 0 {
+            let count = std::mem::take(&mut self.unanswered);
+            self.tell_lost("sock-diag", count);
+        }
         match &mut self.mode {
             Mode::Hooks(hooks) => {
                 if let Some(log) = &mut hooks.probe.log {

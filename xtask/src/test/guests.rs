@@ -24,7 +24,7 @@ const BOOTS_WITHIN: Duration = Duration::from_mins(2);
 /// What a scenario may take beyond its own limits: starting and stopping the daemon, cleaning up.
 const SLACK: Duration = Duration::from_secs(75);
 /// Boots before what is left is given up.
-const BOOTS: usize = 2;
+const BOOTS: usize = 3;
 
 /// A kernel's scenarios, each as often as it is to run.
 #[derive(Debug)]
