@@ -15,7 +15,7 @@ fn ktls_trace(arguments: &[&str]) -> Output {
 
 /// The one line that it says when it can't do something.
 fn only_line(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
     assert_eq!(text.lines().count(), 1, "{text}");
     text.trim_end().to_owned()
 }

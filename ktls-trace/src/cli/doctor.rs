@@ -11,8 +11,10 @@ use ktls_trace::{
     kernel::{
         Facts, Plan, btf, capabilities, modules, modules::Tls, plan::Choice, sysctl::Settings,
     },
+    probe::{self, Verified},
     sockdiag::{Filter, SockDiag, States},
 };
+use ktls_trace_common::layout::Layout;
 use serde::Serialize;
 
 use super::{CANNOT, cannot};
@@ -28,6 +30,9 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Also have the kernel verify every eBPF program; none is attached
+    #[arg(long)]
+    verify: bool,
     /// Leave this kernel function alone, as if it could not be hooked (can be repeated)
     #[arg(long, value_name = "FUNCTION")]
     without: Vec<String>,
@@ -61,6 +66,8 @@ struct Findings {
     settings: Settings,
     /// What is risky in them.
     risks: Vec<String>,
+    /// What the verifier says of each program; null unless asked for.
+    programs: Option<Vec<Verified>>,
 }
 
 /// Looks and prints.
@@ -110,7 +117,13 @@ fn look(args: &Args) -> io::Result<Findings> {
         .err()
         .map(|error| error.to_string());
     let hooks = plan.obstacle.is_none() && !capabilities_missing.iter().any(|name| is_bpf(name));
+    let programs = args.verify.then(|| verified(&facts));
+    let refused = programs
+        .iter()
+        .flatten()
+        .any(|program| program.error.is_some());
     let full = hooks
+        && !refused
         && plan.unserved().is_empty()
         && sock_diag.is_none()
         && capabilities_missing.is_empty();
@@ -135,6 +148,22 @@ fn look(args: &Args) -> io::Result<Findings> {
         plan: plan.choices,
         risks: settings.risks(),
         settings,
+        programs,
+    })
+}
+
+/// Has the kernel verify every program.
+fn verified(facts: &Facts) -> Vec<Verified> {
+    let layout = facts
+        .layout
+        .as_ref()
+        .map_or(Layout::ABSENT, |resolved| resolved.layout);
+    probe::verify(layout).unwrap_or_else(|error| {
+        vec![Verified {
+            program: "the object as a whole".to_owned(),
+            instructions: None,
+            error: Some(error.to_string()),
+        }]
     })
 }
 
@@ -222,6 +251,22 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  net.core.wmem_max            {}", known(wmem_max))?;
     for risk in &findings.risks {
         writeln!(out, "  risky: {risk}")?;
+    }
+    if let Some(programs) = &findings.programs {
+        writeln!(out, "\nprogram                        verifier")?;
+        for Verified {
+            program,
+            instructions,
+            error,
+        } in programs
+        {
+            let said = match (error, instructions) {
+                (Some(error), _) => format!("refused: {error}"),
+                (None, Some(count)) => format!("accepted, {count} instructions"),
+                (None, None) => "accepted".to_owned(),
+            };
+            writeln!(out, "  {program:<29}{said}")?;
+        }
     }
     writeln!(out, "\n{}", findings.verdict)
 }

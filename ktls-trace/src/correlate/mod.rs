@@ -32,6 +32,9 @@ pub struct Config {
     pub flowing_ns: u64,
     /// How long a socket that is not held stays known.
     pub forget_ns: u64,
+    /// Whether sockets that no hook has seen are to be asked about one by one; otherwise somebody
+    /// dumps them all at the poll interval.
+    pub asks_unhooked: bool,
 }
 
 impl Default for Config {
@@ -41,6 +44,7 @@ impl Default for Config {
             poll_interval_ns: 50_000_000,
             flowing_ns: 1_000_000_000,
             forget_ns: 5_000_000_000,
+            asks_unhooked: false,
         }
     }
 }
@@ -131,7 +135,7 @@ impl Correlator {
         if let What::Clock { unix_ns } = observation.what {
             self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
         } else if let Some(key) = observation.what.key()
-            && (self.sockets.contains_key(&key) || observation.what.makes_suspect())
+            && self.watches(key, &observation.what)
         {
             let watched = self
                 .sockets
@@ -171,6 +175,39 @@ impl Correlator {
     /// `CLOCK_REALTIME` in nanoseconds at a moment of `CLOCK_MONOTONIC`.
     pub fn unix_ns(&self, at_ns: u64) -> i64 {
         self.context.unix_ns(at_ns)
+    }
+
+    /// Whether this socket is watched, or is from now on.
+    fn watches(&mut self, key: SocketKey, what: &What) -> bool {
+        if self.sockets.contains_key(&key) {
+            return true;
+        }
+        self.hand_over(key, what);
+        let seen_by_hooks = match what {
+            What::Sampled { sample, .. } => sample
+                .as_ref()
+                .is_some_and(|sample| self.sockets.values().any(|watched| watched.is(sample))),
+            _ => false,
+        };
+        what.makes_suspect() && !seen_by_hooks
+    }
+
+    /// A socket that only `sock_diag` had seen meets a hook: from now on it goes by the hook's name,
+    /// and its episode goes on.
+    fn hand_over(&mut self, key: SocketKey, what: &What) {
+        let (What::Refused { hold, .. } | What::PersistFired { hold, .. }) = what else {
+            return;
+        };
+        let Some(old) = hold.socket.cookie.map(SocketKey::of_cookie) else {
+            return;
+        };
+        if let Some(mut watched) = self.sockets.remove(&old) {
+            if let Some(due_ns) = watched.due_ns.take() {
+                self.due.remove(&(due_ns, old));
+            }
+            watched.key = key;
+            self.sockets.insert(key, watched);
+        }
     }
 
     /// Does what has become due by the moment of an observation. An observation that comes late
@@ -247,8 +284,11 @@ impl What {
     pub fn makes_suspect(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::PersistFired { .. } => true,
-            Self::Sampled { sample, .. } => sample.as_ref().is_some_and(|sample| {
-                sample.established && sample.notsent.is_some_and(|bytes| bytes > 0)
+            // An answer about a socket of the hooks that was forgotten meanwhile is none.
+            Self::Sampled { key, sample, .. } => sample.as_ref().is_some_and(|sample| {
+                *key == SocketKey::of_cookie(sample.cookie)
+                    && sample.established
+                    && sample.notsent.is_some_and(|bytes| bytes > 0)
             }),
             _ => false,
         }

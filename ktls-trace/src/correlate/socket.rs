@@ -20,6 +20,8 @@ use crate::observe::{
 const CLOSING_NS: u64 = 200_000_000;
 /// How long `sock_diag` may say that nothing is held until it is believed without a release.
 const CONTRADICTED_NS: u64 = 50_000_000;
+/// How long a socket that no hook has met has to stand still: longer than any cadence.
+const UNHOOKED_NS: u64 = 500_000_000;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
 
@@ -85,7 +87,7 @@ impl Holding {
 #[derive(Debug)]
 pub(super) struct Watched {
     /// Its name.
-    key: SocketKey,
+    pub(super) key: SocketKey,
     /// Whether hooks see it; otherwise only `sock_diag` does.
     hooked: bool,
     /// Its cookie.
@@ -151,6 +153,12 @@ impl Watched {
             told_ns: 0,
             due_ns: None,
         }
+    }
+
+    /// Whether an answer of `sock_diag` is about this socket.
+    pub(super) fn is(&self, sample: &Sample) -> bool {
+        self.cookie == Some(sample.cookie)
+            || (self.src.is_some() && self.src == sample.src && self.dst == sample.dst)
     }
 
     /// Takes in an observation.
@@ -286,7 +294,7 @@ impl Watched {
         let holding = self.holding.as_ref();
         let judge = holding
             .filter(|holding| !holding.judged)
-            .map(|holding| holding.since_ns + config.threshold_ns);
+            .map(|holding| holding.since_ns + self.threshold_ns(config));
         let contradicted =
             holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
         let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
@@ -443,6 +451,11 @@ impl Watched {
         });
         if moved || !waiting {
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
+            // It is not stuck: the hooks will meet it if it ever is.
+            if context.config.asks_unhooked && self.episode.is_none() {
+                changes.push(Change::Forget);
+                return;
+            }
         }
         if !waiting {
             return;
@@ -482,7 +495,7 @@ impl Watched {
         let Some(holding) = self.holding.take() else {
             return;
         };
-        let long = at_ns.saturating_sub(holding.since_ns) >= context.config.threshold_ns;
+        let long = at_ns.saturating_sub(holding.since_ns) >= self.threshold_ns(&context.config);
         self.count(&holding, at_ns, path);
         if long || self.episode.is_none() {
             self.last_held_ns = self.last_held_ns.max(at_ns);
@@ -508,10 +521,11 @@ impl Watched {
 
     /// Opens or updates the episode if the bytes have waited longer than the threshold.
     fn judge(&mut self, now_ns: u64, context: &mut Context, changes: &mut Vec<Change>) {
+        let threshold_ns = self.threshold_ns(&context.config);
         let Some(holding) = &mut self.holding else {
             return;
         };
-        if holding.judged || now_ns < holding.since_ns + context.config.threshold_ns {
+        if holding.judged || now_ns < holding.since_ns + threshold_ns {
             return;
         }
         holding.judged = true;
@@ -554,10 +568,21 @@ impl Watched {
         changes.extend(self.tell(name, now_ns));
     }
 
+    /// How long bytes may wait. A socket that no hook has met is given the time in which the hooks of
+    /// a stall with a cadence would meet it.
+    fn threshold_ns(&self, config: &Config) -> u64 {
+        if self.hooked || !config.asks_unhooked {
+            config.threshold_ns
+        } else {
+            config.threshold_ns.max(UNHOOKED_NS)
+        }
+    }
+
     /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that
     /// the answer is there when it is needed, and then at the poll interval.
     fn poll_due_ns(&self, config: &Config) -> Option<u64> {
-        if !self.hooked || self.src.is_none() || self.dst.is_none() {
+        let somebody_asks = !self.hooked && !config.asks_unhooked;
+        if somebody_asks || self.src.is_none() || self.dst.is_none() {
             return None;
         }
         let interval_ns = self.polled_ns + config.poll_interval_ns;

@@ -339,6 +339,11 @@ fn a_corked_socket_whose_peer_stops_reading_changes_its_verdict() {
 #[test]
 fn without_hooks_a_socket_that_stands_still_is_unknown_and_consistent() {
     let mut bench = Bench::new();
+    let sampled = |ms: u64, sample: Option<Sample>| What::Sampled {
+        key: SocketKey::of_cookie(1),
+        asked_ns: START + ms * MS,
+        sample: sample.map(Box::new),
+    };
     for ms in [0, 50, 100] {
         bench.at(ms, sampled(ms, Some(corked_sample())));
     }
@@ -359,6 +364,75 @@ fn without_hooks_a_socket_that_stands_still_is_unknown_and_consistent() {
         .at(200, sampled(200, Some(flowing.clone())))
         .at(1300, sampled(1300, Some(flowing)));
     assert_eq!(bench.names().last(), Some(&Name::StallClosed));
+}
+
+#[test]
+fn a_socket_that_hung_before_the_hooks_came_is_found_by_asking() {
+    let config = Config {
+        asks_unhooked: true,
+        ..Config::default()
+    };
+    let mut bench = Bench::new();
+    bench.correlator = Correlator::new(config);
+    let hung = Sample {
+        timer: None,
+        ..corked_sample()
+    };
+    let key = SocketKey::of_cookie(hung.cookie);
+    let asked = |sample: &Sample, ms: u64| What::Sampled {
+        key,
+        asked_ns: START + ms * MS,
+        sample: Some(Box::new(sample.clone())),
+    };
+    for ms in (0..=500).step_by(50) {
+        bench.at(ms, asked(&hung, ms));
+    }
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    assert_eq!(bench.stall(0).verdict, Verdict::CorkedCompletedRecord);
+    assert_eq!(bench.stall(0).confidence, Confidence::Consistent);
+    // Then a hook meets it: the same episode goes on under the hook's name.
+    bench
+        .at(600, refused(held(600, 16406)))
+        .at(610, What::Tick)
+        .at(615, sampled(611, Some(hung)))
+        .at(640, What::Tick);
+    let names: HashSet<_> = bench
+        .events
+        .iter()
+        .map(|event| &stall_of(event).stall)
+        .collect();
+    assert_eq!(names.len(), 1);
+    assert_eq!(
+        stall_of(bench.events.last().unwrap()).confidence,
+        Confidence::Proven
+    );
+}
+
+#[test]
+fn a_busy_socket_found_by_asking_is_left_to_the_hooks() {
+    let mut bench = Bench::new();
+    bench.correlator = Correlator::new(Config {
+        asks_unhooked: true,
+        ..Config::default()
+    });
+    let key = SocketKey::of_cookie(1);
+    for (ms, bytes_sent) in [(0, 0), (50, 99_999)] {
+        let sample = Sample {
+            bytes_sent: Some(bytes_sent),
+            ..corked_sample()
+        };
+        let asked_ns = START + ms * MS;
+        bench.at(
+            ms,
+            What::Sampled {
+                key,
+                asked_ns,
+                sample: Some(Box::new(sample)),
+            },
+        );
+    }
+    assert_eq!(bench.forgotten, [key]);
+    assert_eq!(bench.names(), []);
 }
 
 #[test]

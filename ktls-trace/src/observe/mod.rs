@@ -20,6 +20,14 @@ pub struct Observation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SocketKey(pub u64);
 
+impl SocketKey {
+    /// A socket that only `sock_diag` has seen. Its cookie is marked, so that it is never taken for a
+    /// moment of suspicion, by which the hooks name theirs.
+    pub fn of_cookie(cookie: u64) -> Self {
+        Self(cookie | 1 << 63)
+    }
+}
+
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
@@ -343,6 +351,11 @@ pub struct Timer {
 }
 
 impl Timer {
+    /// Whether it makes TCP send when it fires.
+    pub fn sends(&self) -> bool {
+        self.kind == "retransmit" || self.is_persist()
+    }
+
     /// Whether it is the persist timer.
     pub fn is_persist(&self) -> bool {
         self.kind == "persist"

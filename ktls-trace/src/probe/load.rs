@@ -6,7 +6,7 @@ use std::{io, os::fd::AsRawFd};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{KProbe, ProgramError},
+    programs::{KProbe, ProgramError, ProgramInfo},
 };
 use aya_log::EbpfLogger;
 use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
@@ -116,16 +116,7 @@ impl Probe {
     ///
     /// If nothing could be loaded or attached at all.
     pub fn load(hooks: &[Hook], options: &Options) -> Result<(Self, Attached), Error> {
-        let mut loader = EbpfLoader::new();
-        loader.override_global("LAYOUT", &options.layout, true);
-        loader.override_global("FILTER", &options.filter, true);
-        let log_level = if options.log {
-            aya_log::Level::Trace as u8
-        } else {
-            0
-        };
-        loader.override_global(aya_log::LEVEL, &log_level, false);
-        let mut programs = loader.load(OBJECT).map_err(Box::new)?;
+        let mut programs = load_object(options)?;
         let log = if options.log {
             logger(&mut programs)
         } else {
@@ -197,6 +188,63 @@ impl Probe {
         .filter_map(|(place, slot)| Some((place, self.counter(slot).ok()?)))
         .collect()
     }
+}
+
+/// Makes the maps and gives the programs their layout and filter; none is with the kernel yet.
+fn load_object(options: &Options) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("LAYOUT", &options.layout, true);
+    loader.override_global("FILTER", &options.filter, true);
+    let log_level = if options.log {
+        aya_log::Level::Trace as u8
+    } else {
+        0
+    };
+    loader.override_global(aya_log::LEVEL, &log_level, false);
+    Ok(loader.load(OBJECT).map_err(Box::new)?)
+}
+
+/// What the kernel's verifier says of a program.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Verified {
+    /// The program.
+    pub program: String,
+    /// Instructions that the verifier went through; `None`: not accepted, or not told (before 5.16).
+    pub instructions: Option<u32>,
+    /// Why it is not accepted.
+    pub error: Option<String>,
+}
+
+/// Has the kernel verify every program, those included that the plan does not use here. Nothing is
+/// attached, and nothing stays.
+///
+/// # Errors
+///
+/// If the object as a whole is refused.
+pub fn verify(layout: Layout) -> Result<Vec<Verified>, Error> {
+    let options = Options {
+        layout,
+        filter: Filter::default(),
+        log: false,
+    };
+    let mut object = load_object(&options)?;
+    let mut verified = Vec::new();
+    for (name, program) in object.programs_mut() {
+        let loaded = <&mut KProbe>::try_from(program).and_then(|program| {
+            program.load()?;
+            program.info()
+        });
+        verified.push(Verified {
+            program: name.to_owned(),
+            instructions: loaded
+                .as_ref()
+                .ok()
+                .and_then(ProgramInfo::verified_instruction_count),
+            error: loaded.err().map(|error| chain(&error)),
+        });
+    }
+    verified.sort_by(|a, b| a.program.cmp(&b.program));
+    Ok(verified)
 }
 
 /// Waits for something to read in a ring buffer.

@@ -5,5 +5,5 @@ mod load;
 mod path;
 
 pub use decode::{Decoded, decode};
-pub use load::{Attached, Error, Options, Probe, Suspects};
+pub use load::{Attached, Error, Options, Probe, Suspects, Verified, verify};
 pub use path::release_path;

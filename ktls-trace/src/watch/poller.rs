@@ -44,6 +44,8 @@ pub(super) enum Answer {
 enum Request {
     /// Ask about one socket.
     Ask(Poll),
+    /// Ask about all kTLS sockets once.
+    DumpOnce,
     /// Ask about all kTLS sockets from now on, every poll interval.
     Dump,
 }
@@ -104,6 +106,11 @@ impl Poller {
         self.request(Request::Ask(poll));
     }
 
+    /// Asks about all kTLS sockets once: those that stand still already meet no hook any more.
+    pub(super) fn dump_once(&self) {
+        self.request(Request::DumpOnce);
+    }
+
     /// Asks about all kTLS sockets from now on.
     pub(super) fn dump_from_now_on(&self) {
         self.request(Request::Dump);
@@ -162,6 +169,13 @@ impl Worker {
                         let answer = self.ask(&poll).await;
                         if self.answers.send(answer).await.is_err() {
                             return;
+                        }
+                    }
+                    Some(Request::DumpOnce) => {
+                        for answer in self.dump().await {
+                            if self.answers.send(answer).await.is_err() {
+                                return;
+                            }
                         }
                     }
                     Some(Request::Dump) => dump = true,
@@ -240,7 +254,7 @@ impl Worker {
             if port != 0 && sample.src.port() != port && sample.dst.port() != port {
                 continue;
             }
-            let key = SocketKey(sample.cookie);
+            let key = SocketKey::of_cookie(sample.cookie);
             let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
             if waits || self.seen.contains_key(&sample.cookie) {
                 seen.insert(sample.cookie, key);

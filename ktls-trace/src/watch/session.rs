@@ -130,6 +130,8 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     let facts = Facts::gather_from(&options.btf);
     let plan = Plan::new(&facts, &options.without);
     let mode = observe_how(&options, &facts, &plan);
+    let mut config = options.correlate;
+    config.asks_unhooked = !matches!(mode, Mode::Polling(_));
     let poller = Poller::start(&options, matches!(mode, Mode::Polling(_)));
     let poller = match (poller, &mode) {
         (Ok(poller), _) => poller,
@@ -145,7 +147,7 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
         }
     };
     let mut session = Session {
-        correlator: Correlator::new(options.correlate),
+        correlator: Correlator::new(config),
         options,
         mode,
         plan,
@@ -158,6 +160,9 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     };
     session.note_clock();
     session.tell_start(&facts.release);
+    if matches!(session.mode, Mode::Hooks(_)) {
+        session.poller.dump_once();
+    }
     ready(&session.ready_line());
     drop(facts);
     session.watch(&mut signals).await;

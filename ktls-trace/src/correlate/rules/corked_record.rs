@@ -6,13 +6,15 @@
 //!
 //! Refuted by the application's own cork, a full congestion window, the queueing discipline, an
 //! unfinished record or a gate that is open. Only hooks can see the flag and the cork, so
-//! `sock_diag` alone never decides for this.
+//! `sock_diag` alone decides for this only where no timer is pending, which a cork would have armed.
 
 use super::{Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, sample_agrees};
-use crate::observe::{Hold, MSG_MORE, MSG_SENDPAGE_NOTLAST};
+use crate::observe::{Hold, MSG_MORE, MSG_SENDPAGE_NOTLAST, Sample};
 
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
-    let hold = facts.hold?;
+    let Some(hold) = facts.hold else {
+        return facts.sample.and_then(left_without_timer);
+    };
     let socket = &hold.socket;
     let gate = Gate::of(socket)?;
     let held =
@@ -67,4 +69,21 @@ fn never_pushed(hold: &Hold) -> bool {
         && socket.packets_out == Some(0)
         && socket.timer_pending == Some(false)
         && open() == Some(true)
+}
+
+/// What `sock_diag` alone can tell: bytes that the peer would take are unsent, nothing is in flight,
+/// and neither the retransmit nor the persist timer is pending. TCP leaves its queue so only where
+/// it was never asked to send it (before 6.5); an application's cork arms the persist timer.
+fn left_without_timer(sample: &Sample) -> Option<Finding> {
+    let next = sample.notsent?.min(sample.mss?);
+    let timer = sample.timer.as_ref();
+    let left = next > 0
+        && sample.packets_out? == 0
+        && sample.snd_wnd? >= next
+        && timer.is_none_or(|timer| !timer.sends());
+    left.then_some(Finding {
+        verdict: Verdict::CorkedCompletedRecord,
+        confidence: Confidence::Consistent,
+        gate: None,
+    })
 }

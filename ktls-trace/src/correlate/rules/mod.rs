@@ -388,6 +388,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn sock_diag_alone_can_tell_what_was_left_without_a_timer() {
+        let mut sample = corked_sample();
+        sample.timer = None;
+        let facts = Facts {
+            hold: None,
+            sample: Some(&sample),
+            zero_window_probes: 0,
+        };
+        let finding = judge(&facts);
+        assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
+        assert_eq!(finding.confidence, Confidence::Consistent);
+    }
+
+    #[test]
     fn sock_diag_alone_sees_a_shut_window() {
         let mut sample = corked_sample();
         sample.snd_wnd = Some(0);
