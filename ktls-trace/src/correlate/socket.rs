@@ -22,6 +22,8 @@ const CLOSING_NS: u64 = 200_000_000;
 const CONTRADICTED_NS: u64 = 50_000_000;
 /// How long a socket that no hook has met has to stand still: longer than any cadence.
 const UNHOOKED_NS: u64 = 500_000_000;
+/// How long an answer of `sock_diag` is waited for before an episode is opened without it.
+const ANSWER_NS: u64 = 10_000_000;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
 
@@ -292,9 +294,7 @@ impl Watched {
             (None, None) => Some(self.last_seen_ns + config.forget_ns),
         };
         let holding = self.holding.as_ref();
-        let judge = holding
-            .filter(|holding| !holding.judged)
-            .map(|holding| holding.since_ns + self.threshold_ns(config));
+        let judge = self.judge_due_ns(config);
         let contradicted =
             holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
         let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
@@ -325,6 +325,8 @@ impl Watched {
 
     /// An event of the episode as it stands.
     fn tell(&mut self, name: Name, at_ns: u64) -> Option<Change> {
+        // An answer may describe a moment just before the one that was told last.
+        let at_ns = at_ns.max(self.told_ns);
         let stall = Box::new(self.stall(at_ns)?);
         self.told_ns = at_ns;
         Some(Change::Stall { name, at_ns, stall })
@@ -521,11 +523,13 @@ impl Watched {
 
     /// Opens or updates the episode if the bytes have waited longer than the threshold.
     fn judge(&mut self, now_ns: u64, context: &mut Context, changes: &mut Vec<Change>) {
-        let threshold_ns = self.threshold_ns(&context.config);
+        let Some(due_ns) = self.judge_due_ns(&context.config) else {
+            return;
+        };
         let Some(holding) = &mut self.holding else {
             return;
         };
-        if holding.judged || now_ns < holding.since_ns + threshold_ns {
+        if now_ns < due_ns {
             return;
         }
         holding.judged = true;
@@ -566,6 +570,18 @@ impl Watched {
             }
         };
         changes.extend(self.tell(name, now_ns));
+    }
+
+    /// When the bytes that wait are to be judged: after the threshold, and to open an episode a little
+    /// later if `sock_diag` was asked about them and has not answered yet.
+    fn judge_due_ns(&self, config: &Config) -> Option<u64> {
+        let holding = self.holding.as_ref().filter(|holding| !holding.judged)?;
+        let unanswered = self.episode.is_none()
+            && self.hooked
+            && holding.sample.is_none()
+            && self.polled_ns >= holding.noticed_ns;
+        let patience_ns = if unanswered { ANSWER_NS } else { 0 };
+        Some(holding.since_ns + self.threshold_ns(config) + patience_ns)
     }
 
     /// How long bytes may wait. A socket that no hook has met is given the time in which the hooks of
