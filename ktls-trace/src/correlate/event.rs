@@ -162,7 +162,7 @@ pub struct Socket {
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ProcessInfo {
-    /// Process number in the daemon's own namespace.
+    /// Process number, as the host's first PID namespace counts.
     pub pid: u32,
     /// Thread that was refused.
     pub tid: Option<u32>,

@@ -97,6 +97,8 @@ struct Context {
     unix_offset_ns: i64,
     /// Stalls opened so far.
     opened: u64,
+    /// Whether the hooks see held bytes leave: otherwise bytes are held only if `sock_diag` says so.
+    see_releases: bool,
 }
 
 impl Context {
@@ -123,6 +125,7 @@ impl Correlator {
                 config,
                 unix_offset_ns: 0,
                 opened: 0,
+                see_releases: true,
             },
             sockets: HashMap::new(),
             due: BTreeSet::new(),
@@ -134,6 +137,8 @@ impl Correlator {
         let mut outputs = Vec::new();
         if let What::Clock { unix_ns } = observation.what {
             self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
+        } else if let What::Hooks { see_releases } = observation.what {
+            self.context.see_releases = see_releases;
         } else if let Some(key) = observation.what.key()
             && self.watches(key, &observation.what)
         {
@@ -276,7 +281,7 @@ impl What {
             | Self::Closing { key }
             | Self::Sampled { key, .. }
             | Self::ProcessNamed { key, .. } => Some(key),
-            Self::Clock { .. } | Self::Tick => None,
+            Self::Hooks { .. } | Self::Clock { .. } | Self::Tick => None,
         }
     }
 

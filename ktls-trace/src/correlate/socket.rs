@@ -243,7 +243,7 @@ impl Watched {
                     process.cgroup.clone_from(cgroup);
                 }
             }
-            What::Resumed { .. } | What::Clock { .. } | What::Tick => {}
+            What::Resumed { .. } | What::Hooks { .. } | What::Clock { .. } | What::Tick => {}
         }
         changes
     }
@@ -533,6 +533,9 @@ impl Watched {
             return;
         }
         holding.judged = true;
+        if !context.see_releases && holding.sample.is_none() {
+            return; // they may have left long ago; an answer of sock_diag brings it up again
+        }
         let finding = holding.judge();
         let since_ns = holding.since_ns;
         let snd_nxt = holding
@@ -575,7 +578,9 @@ impl Watched {
     /// When the bytes that wait are to be judged: after the threshold, and to open an episode a little
     /// later if `sock_diag` was asked about them and has not answered yet.
     fn judge_due_ns(&self, config: &Config) -> Option<u64> {
-        let holding = self.holding.as_ref().filter(|holding| !holding.judged)?;
+        // While sock_diag says that nothing waits there is nothing to judge.
+        let open = |holding: &&Holding| !holding.judged && holding.contradicted_ns.is_none();
+        let holding = self.holding.as_ref().filter(open)?;
         let unanswered = self.episode.is_none()
             && self.hooked
             && holding.sample.is_none()

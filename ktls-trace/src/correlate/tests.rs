@@ -286,6 +286,38 @@ fn a_lost_release_is_noticed_by_the_next_hold_and_by_sock_diag() {
 }
 
 #[test]
+fn bytes_that_sock_diag_says_are_gone_open_nothing() {
+    let mut bench = Bench::new();
+    let empty = Sample {
+        notsent: Some(0),
+        ..corked_sample()
+    };
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(10, What::Tick)
+        .at(12, sampled(10, Some(empty)))
+        .at(500, What::Tick);
+    assert_eq!(bench.names(), []);
+}
+
+#[test]
+fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
+    let mut bench = Bench::new();
+    bench
+        .at(
+            0,
+            What::Hooks {
+                see_releases: false,
+            },
+        )
+        .at(0, refused(held(0, 0)))
+        .at(500, What::Tick);
+    assert_eq!(bench.names(), []);
+    bench.at(510, sampled(505, Some(corked_sample())));
+    assert_eq!(bench.names(), [Name::StallOpened]);
+}
+
+#[test]
 fn stopping_closes_what_is_open_and_says_that_it_may_go_on() {
     let mut bench = Bench::new();
     bench.at(0, refused(held(0, 0))).at(20, What::Tick);
@@ -517,6 +549,7 @@ fn any_what() -> impl Strategy<Value = What> {
         1 => (key(), any::<u64>(), any::<i64>())
             .prop_map(|(key, waited_ns, result)| What::Resumed { key, waited_ns, result }),
         1 => any::<i64>().prop_map(|unix_ns| What::Clock { unix_ns }),
+        1 => any::<bool>().prop_map(|see_releases| What::Hooks { see_releases }),
         3 => Just(What::Tick),
     ]
 }
@@ -577,7 +610,7 @@ proptest! {
         let mut bench = Bench::new();
         for (ms, what) in observations {
             let of_sock_diag = matches!(what, What::Sampled { .. });
-            let neutral = matches!(what, What::Tick | What::Clock { .. });
+            let neutral = matches!(what, What::Tick | What::Clock { .. } | What::Hooks { .. });
             if neutral || of_sock_diag != hooks {
                 bench.at(ms, what);
             }
@@ -616,7 +649,7 @@ fn with_key(mut what: What) -> What {
         | What::Closing { key }
         | What::Sampled { key, .. }
         | What::ProcessNamed { key, .. } => *key = KEY,
-        What::Clock { .. } | What::Tick => {}
+        What::Hooks { .. } | What::Clock { .. } | What::Tick => {}
     }
     what
 }

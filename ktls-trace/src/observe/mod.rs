@@ -106,6 +106,11 @@ pub enum What {
         /// Its control group.
         cgroup: Option<String>,
     },
+    /// Hooks were attached.
+    Hooks {
+        /// Whether they see held bytes leave.
+        see_releases: bool,
+    },
     /// What time it is: `CLOCK_REALTIME` in nanoseconds at `at_ns`.
     Clock {
         /// Nanoseconds since 1970.

@@ -26,7 +26,7 @@ use crate::{
     kernel::{
         Facts, Plan, capabilities,
         modules::{self, Tls},
-        plan::Hook,
+        plan::{Choice, Hook, Observable},
         symbols::Symbols,
     },
     observe::{Observation, SocketKey, What},
@@ -95,6 +95,14 @@ struct Hooks {
     suspects: HashMap<SocketKey, (u64, u64)>,
 }
 
+impl Hooks {
+    /// Whether everything that an observation takes is attached.
+    fn serve(&self, choice: &Choice) -> bool {
+        let attached = |hook: &Hook| self.attached.hooks.contains(hook);
+        !choice.hooks.is_empty() && choice.hooks.iter().all(attached)
+    }
+}
+
 /// Everything a run works with.
 struct Session {
     /// What it goes by.
@@ -160,6 +168,7 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     };
     session.note_clock();
     session.tell_start(&facts.release);
+    session.tell_correlator_of_hooks();
     if matches!(session.mode, Mode::Hooks(_)) {
         session.poller.dump_once();
     }
@@ -421,12 +430,23 @@ impl Session {
                 format!("kernel TLS was loaded, but hooks can't be used: {why}")
             }
         };
+        self.tell_correlator_of_hooks();
         let body = Probes {
             reason,
             hooks: self.hooks(),
             cannot_see: self.cannot_see(),
         };
         self.tell(Name::ProbesChanged, Body::Probes(body));
+    }
+
+    /// Tells the correlator what the hooks can see.
+    fn tell_correlator_of_hooks(&mut self) {
+        if let Mode::Hooks(hooks) = &self.mode {
+            let release = |choice: &&Choice| choice.observable == Observable::Release;
+            let choice = self.plan.choices.iter().find(release);
+            let see_releases = choice.is_some_and(|choice| hooks.serve(choice));
+            self.observe(What::Hooks { see_releases });
+        }
     }
 
     /// Opens the output anew (SIGHUP).
@@ -553,17 +573,11 @@ impl Session {
                 lines
             }
             Mode::Hooks(hooks) => {
-                let failed = |hook: &Hook| {
-                    hooks
-                        .attached
-                        .failed
-                        .iter()
-                        .any(|(other, _)| other.symbol == hook.symbol)
-                };
-                let lost =
-                    self.plan.choices.iter().filter(|choice| {
-                        choice.hooks.is_empty() || choice.hooks.iter().any(failed)
-                    });
+                let lost = self
+                    .plan
+                    .choices
+                    .iter()
+                    .filter(|choice| !hooks.serve(choice));
                 lost.map(|choice| format!("{}: {}", choice.observable, choice.loss()))
                     .collect()
             }
