@@ -24,6 +24,10 @@ const CONTRADICTED_NS: u64 = 50_000_000;
 const UNHOOKED_NS: u64 = 500_000_000;
 /// How long an answer of `sock_diag` is waited for before an episode is opened without it.
 const ANSWER_NS: u64 = 10_000_000;
+/// Longest time between the push that shuts a gate and the refusal of the writer.
+const PUSH_TO_REFUSAL_NS: u64 = 5_000_000;
+/// `TCP_RTO_MIN`: the persist timer is armed for at least this long (`tcp_probe0_base`).
+const PERSIST_LEAST_NS: u64 = 200_000_000;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
 
@@ -385,7 +389,16 @@ impl Watched {
             holding.judged = false;
             return;
         }
-        let since_ns = hold.push.map_or(at_ns, |push| push.at_ns.min(at_ns));
+        // A refusal follows the push that shut the gate at once; if the push is older, its bytes may
+        // have gone on moving since. The persist timer fires after its least time without progress.
+        let pushed_ns = hold.push.map_or(at_ns, |push| push.at_ns.min(at_ns));
+        let since_ns = if refused.is_none() {
+            pushed_ns.max(at_ns.saturating_sub(PERSIST_LEAST_NS))
+        } else if at_ns - pushed_ns <= PUSH_TO_REFUSAL_NS {
+            pushed_ns
+        } else {
+            at_ns
+        };
         self.holding = Some(Holding {
             since_ns: since_ns.max(self.last_held_ns),
             noticed_ns: at_ns,

@@ -164,6 +164,15 @@ fn an_episode_opens_at_the_threshold_counted_from_the_push() {
 }
 
 #[test]
+fn a_refusal_long_after_the_push_counts_from_the_refusal() {
+    let mut bench = Bench::new();
+    bench.at(100, refused(held(0, 0))).at(119, What::Tick);
+    assert_eq!(bench.names(), []);
+    bench.at(130, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+}
+
+#[test]
 fn an_answer_to_an_earlier_question_proves_nothing() {
     let mut bench = Bench::new();
     bench
