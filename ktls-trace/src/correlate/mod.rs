@@ -35,6 +35,8 @@ pub struct Config {
     /// Whether sockets that no hook has seen are to be asked about one by one; otherwise somebody
     /// dumps them all at the poll interval.
     pub asks_unhooked: bool,
+    /// The daemon's own network namespace, for remedies in others; `None`: not known.
+    pub own_netns: Option<u32>,
 }
 
 impl Default for Config {
@@ -45,6 +47,7 @@ impl Default for Config {
             flowing_ns: 1_000_000_000,
             forget_ns: 5_000_000_000,
             asks_unhooked: false,
+            own_netns: None,
         }
     }
 }
@@ -142,10 +145,9 @@ impl Correlator {
         } else if let Some(key) = observation.what.key()
             && self.watches(key, &observation.what)
         {
-            let watched = self
-                .sockets
-                .entry(key)
-                .or_insert_with(|| Watched::new(key, observation.at_ns));
+            let watched = self.sockets.entry(key).or_insert_with(|| {
+                Watched::new(key, observation.at_ns, self.context.config.own_netns)
+            });
             let changes = watched.apply(observation, &mut self.context);
             self.settle(key, changes, &mut outputs);
         }

@@ -94,6 +94,8 @@ impl Holding {
 pub(super) struct Watched {
     /// Its name.
     pub(super) key: SocketKey,
+    /// The daemon's own network namespace.
+    own_netns: Option<u32>,
     /// Whether hooks see it; otherwise only `sock_diag` does.
     hooked: bool,
     /// Its cookie.
@@ -136,9 +138,10 @@ pub(super) struct Watched {
 
 impl Watched {
     /// A socket that is seen for the first time.
-    pub(super) fn new(key: SocketKey, at_ns: u64) -> Self {
+    pub(super) fn new(key: SocketKey, at_ns: u64, own_netns: Option<u32>) -> Self {
         Self {
             key,
+            own_netns,
             hooked: false,
             cookie: None,
             netns: None,
@@ -667,7 +670,7 @@ impl Watched {
             gate,
         } = episode.told;
         let remedy = gate.zip(facts).map_or_else(Vec::new, |(gate, facts)| {
-            remedy::corked_record(&facts.socket, gate, None)
+            remedy::corked_record(&facts.socket, gate, self.process_elsewhere())
         });
         Some(Stall {
             stall: episode.name.clone(),
@@ -699,6 +702,12 @@ impl Watched {
             ended: None,
             totals: episode.totals(now_ns),
         })
+    }
+
+    /// Its process, if it lives in another network namespace than the daemon.
+    fn process_elsewhere(&self) -> Option<u32> {
+        let elsewhere = self.netns? != self.own_netns?;
+        elsewhere.then(|| self.process.as_ref().map(|process| process.pid))?
     }
 
     /// What the verdict rests on.

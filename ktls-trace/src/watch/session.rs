@@ -140,6 +140,7 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     let mode = observe_how(&options, &facts, &plan);
     let mut config = options.correlate;
     config.asks_unhooked = !matches!(mode, Mode::Polling(_));
+    config.own_netns = process::own_netns();
     let poller = Poller::start(&options, matches!(mode, Mode::Polling(_)));
     let poller = match (poller, &mode) {
         (Ok(poller), _) => poller,
