@@ -66,6 +66,8 @@ struct Holding {
     bytes: Option<u32>,
     /// Zero-window probes sent meanwhile.
     zero_window_probes: u32,
+    /// Answers of `sock_diag` in a row that showed no timer, if no hook sees the socket.
+    untimed_answers: u32,
     /// Since when `sock_diag` has said that nothing waits.
     contradicted_ns: Option<u64>,
     /// Whether it was judged after it had lasted longer than the threshold.
@@ -85,6 +87,7 @@ impl Holding {
             hold: self.facts.as_ref(),
             sample: self.sample.as_ref(),
             zero_window_probes: self.zero_window_probes,
+            untimed_answers: self.untimed_answers,
         })
     }
 }
@@ -410,6 +413,7 @@ impl Watched {
             refused,
             bytes,
             zero_window_probes: 0,
+            untimed_answers: 0,
             contradicted_ns: None,
             judged: false,
         });
@@ -478,8 +482,14 @@ impl Watched {
         if !waiting {
             return;
         }
+        let untimed = sample.timer.as_ref().is_none_or(|timer| !timer.sends());
         match &mut self.holding {
             Some(holding) => {
+                holding.untimed_answers = if untimed {
+                    holding.untimed_answers + 1
+                } else {
+                    0
+                };
                 holding.bytes = sample.notsent;
                 holding.sample = Some(sample.clone());
                 holding.judged = false;
@@ -493,6 +503,7 @@ impl Watched {
                     refused: None,
                     bytes: sample.notsent,
                     zero_window_probes: 0,
+                    untimed_answers: u32::from(untimed),
                     contradicted_ns: None,
                     judged: false,
                 });

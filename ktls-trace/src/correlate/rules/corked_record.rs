@@ -13,7 +13,12 @@ use crate::observe::{Hold, MSG_MORE, MSG_SENDPAGE_NOTLAST, Sample};
 
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let Some(hold) = facts.hold else {
-        return facts.sample.and_then(left_without_timer);
+        // Timer and queue are not read at one moment: one answer alone may join the queue of now with
+        // the timer of before.
+        return facts
+            .sample
+            .filter(|_| facts.untimed_answers >= 2)
+            .and_then(left_without_timer);
     };
     let socket = &hold.socket;
     let gate = Gate::of(socket)?;
