@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::rules::Gate;
+use super::rules::{Gate, held_below_mss};
 use crate::observe::{Hold, MSG_MORE};
 
 /// One link.
@@ -60,10 +60,7 @@ pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
     let socket = hold.map(|hold| &hold.socket);
     let send = hold.and_then(|hold| hold.send.as_ref());
     let push = hold.and_then(|hold| hold.push.as_ref());
-    let below_mss = socket.and_then(|socket| {
-        let notsent = socket.notsent()?;
-        Some(0 < notsent && notsent < socket.mss? && socket.window_left()? >= notsent)
-    });
+    let below_mss = socket.and_then(held_below_mss);
     let gate = socket
         .filter(|socket| socket.notsent_lowat.is_some() || socket.sndbuf.is_some())
         .map(|socket| Gate::of(socket).is_some());

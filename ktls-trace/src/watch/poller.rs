@@ -172,24 +172,30 @@ impl Worker {
                         }
                     }
                     Some(Request::DumpOnce) => {
-                        for answer in self.dump().await {
-                            if self.answers.send(answer).await.is_err() {
-                                return;
-                            }
-                        }
+                        if !self.answer_dump().await {
+                        return;
+                    }
                     }
                     Some(Request::Dump) => dump = true,
                     None => return,
                 },
                 _ = ticker.tick(), if dump => {
-                    for answer in self.dump().await {
-                        if self.answers.send(answer).await.is_err() {
-                            return;
-                        }
+                    if !self.answer_dump().await {
+                        return;
                     }
                 }
             }
         }
+    }
+
+    /// Dumps and answers; `false` if nobody listens any more.
+    async fn answer_dump(&mut self) -> bool {
+        for answer in self.dump().await {
+            if self.answers.send(answer).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Asks about one socket.

@@ -141,7 +141,7 @@ fn confidence(hooks: bool, sock_diag: bool) -> Option<Confidence> {
 }
 
 /// Less than one segment is unsent although the peer would take it, as the hooks saw it.
-fn held_below_mss(socket: &SocketState) -> Option<bool> {
+pub(super) fn held_below_mss(socket: &SocketState) -> Option<bool> {
     let notsent = socket.notsent()?;
     Some(0 < notsent && notsent < socket.mss? && socket.window_left()? >= notsent)
 }
