@@ -39,6 +39,7 @@ pub fn run(environment: Option<Vec<(String, String)>>, show: &Show) -> Result<bo
         uid: 0,
         settle_ms: 1500,
         exit: 0,
+        record: false,
     };
     let plan = Plan {
         daemon: Some((daemon, settings)),

@@ -35,8 +35,8 @@ const LIMIT: Duration = Duration::from_mins(4);
 /// Starts `ktls-trace run` and beside it the built-in workload. Exit status 0 only if the stall was flagged.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
-    /// Kernel series
-    #[arg(long, value_name = "SERIES", default_value = kernel::DEFAULT_SHORT)]
+    /// Kernel to boot
+    #[arg(long, value_name = "NAME", default_value = kernel::DEFAULT_SHORT)]
     kernel: String,
     /// On this host's own kernel, without a guest; needs root
     #[arg(long, conflicts_with = "kernel")]

@@ -1,4 +1,4 @@
-//! Builds the static binaries: the daemon for any host, and the guest's init.
+//! Builds the static binaries: the daemon for any host, and the guest's own programs.
 
 use std::{
     env, fs,
@@ -29,6 +29,11 @@ pub(crate) fn daemon(place: &Place) -> Result<PathBuf> {
 /// Builds the guest's init.
 pub(crate) fn guest_init(place: &Place) -> Result<PathBuf> {
     build(place, "xtask", "guest")
+}
+
+/// Builds the workloads that the daemon's own reproducer has not.
+pub(crate) fn odd_workloads(place: &Place) -> Result<PathBuf> {
+    build(place, "xtask", "odd")
 }
 
 fn build(place: &Place, package: &str, binary: &str) -> Result<PathBuf> {

@@ -16,8 +16,8 @@ use crate::{
     vm::{Ending, Guest, Machine},
 };
 
-/// Guests that may die while they boot. Emulated kernels do now and then, when one CPU patches code that
-/// the other runs (seen on 7.3: `int3` in `sched_clock_cpu`, one boot in twenty).
+/// Guests that may die while they boot. Emulated kernels did now and then (one boot in twenty on 7.3), before `cmpxchg16b` was
+/// taken from them.
 const BOOTS: u32 = 3;
 
 /// What every guest shares.
@@ -26,6 +26,7 @@ pub(crate) struct Programs {
     init: PathBuf,
     busybox: PathBuf,
     daemon: PathBuf,
+    odd: PathBuf,
 }
 
 impl Programs {
@@ -35,7 +36,13 @@ impl Programs {
             busybox: initramfs::busybox(place)?,
             init: dist::guest_init(place)?,
             daemon: dist::daemon(place)?,
+            odd: dist::odd_workloads(place)?,
         })
+    }
+
+    /// The daemon's binary, which runs on the host too.
+    pub(crate) fn daemon(&self) -> &Path {
+        &self.daemon
     }
 }
 
@@ -101,12 +108,14 @@ impl Bootable {
             init,
             busybox,
             daemon,
+            odd,
         } = programs;
         let image = directory.join("initramfs.cpio");
         let contents = Contents {
             init,
             busybox,
             daemon,
+            odd,
             modules: &self.modules,
             put,
             job,

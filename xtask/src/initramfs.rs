@@ -29,6 +29,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) busybox: &'a Path,
     /// The daemon, static.
     pub(crate) daemon: &'a Path,
+    /// The workloads that the daemon's own reproducer has not, static.
+    pub(crate) odd: &'a Path,
     /// Kernel modules.
     pub(crate) modules: &'a GuestModules,
     /// Further files: path on the host, path in the guest.
@@ -43,6 +45,7 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         init,
         busybox,
         daemon,
+        odd,
         modules,
         put,
         job,
@@ -60,6 +63,13 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
     }
     archive.copy("init", init, 0o755)?;
     archive.symlink("sbin/modprobe", "/init")?;
+    archive.symlink("sbin/latency", "/init")?;
+    archive.symlink("sbin/qdisc", "/init")?;
+    archive.file(
+        "bin/over-veth",
+        include_bytes!("bin/guest/over-veth.sh"),
+        0o755,
+    )?;
     archive.copy("bin/busybox", busybox, 0o755)?;
     for applet in command::output(Command::new(busybox).arg("--list"))?.lines() {
         if applet != "modprobe" && applet != "busybox" {
@@ -67,6 +77,7 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         }
     }
     archive.copy("bin/ktls-trace", daemon, 0o755)?;
+    archive.copy("bin/odd", odd, 0o755)?;
     archive.file(
         "etc/passwd",
         b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

@@ -9,6 +9,8 @@ mod guest_image;
 mod initramfs;
 mod kernel;
 mod place;
+mod record;
+mod recordings;
 mod run_directory;
 mod setup;
 mod test;
@@ -21,8 +23,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place, setup::Needs, test::TestArguments,
-    vm_verb::VmArguments,
+    demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place, record::RecordArguments,
+    recordings::RecordingsArguments, setup::Needs, test::TestArguments, vm_verb::VmArguments,
 };
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
@@ -47,7 +49,9 @@ enum Verb {
     },
     Demo(DemoArguments),
     Test(TestArguments),
+    Recordings(RecordingsArguments),
     Vm(VmArguments),
+    RecordKernel(RecordArguments),
     Ebpf(EbpfArguments),
     /// Builds the static release binary, target/dist/ktls-trace
     Dist,
@@ -81,6 +85,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Demo(arguments) => demo_verb::run(&place, &arguments),
+        Verb::Recordings(arguments) => recordings::run(&place, &arguments),
         Verb::Test(arguments) => test::run(&place, &arguments),
         Verb::Ebpf(arguments) => {
             setup::ensure(&place, Needs::Build)?;
@@ -88,6 +93,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
+        Verb::RecordKernel(arguments) => record::run(&place, &arguments),
         Verb::Dist => {
             setup::ensure(&place, Needs::Build)?;
             println!("{}", dist::daemon(&place)?.display());

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Ended;
 
+/// Name of the daemon's recording, in the guest and among the results.
+pub const RECORDING: &str = "recording.ktrace";
+
 /// Whether the `tls` module is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,7 +22,7 @@ pub enum Tls {
     Absent,
 }
 
-/// `[daemon]`: `ktls-trace run --output FILE --format jsonl ARGS`.
+/// `[daemon]`: `ktls-trace run --output FILE --format jsonl --record FILE ARGS`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Daemon {
@@ -38,6 +41,16 @@ pub struct Daemon {
     /// Expected status. A daemon that is expected to fail need not say that it is watching.
     #[serde(default)]
     pub exit: i32,
+    /// Whether it records what it observes, for [`Daemon::records`].
+    #[serde(default = "default_record")]
+    pub record: bool,
+}
+
+impl Daemon {
+    /// Whether it leaves a recording: one that is expected to fail may not come so far.
+    pub fn records(&self) -> bool {
+        self.record && self.exit == 0
+    }
 }
 
 /// `[workload]`: what runs beside the daemon.
@@ -85,6 +98,10 @@ pub struct ScenarioResult {
     pub workload: Option<Ended>,
     /// The whole scenario with preparing and cleaning up.
     pub seconds: f64,
+}
+
+fn default_record() -> bool {
+    true
 }
 
 fn default_settle_ms() -> u64 {

@@ -36,8 +36,8 @@ const DIED: u8 = 125;
 /// the guest died; both show the end of the guest's console.
 #[derive(Debug, Args)]
 pub(crate) struct VmArguments {
-    /// Kernel series
-    #[arg(long, value_name = "SERIES", default_value = kernel::DEFAULT_SHORT)]
+    /// Kernel to boot
+    #[arg(long, value_name = "NAME", default_value = kernel::DEFAULT_SHORT)]
     kernel: String,
     /// Count instructions instead of time, on one processor: the same run takes the same guest time again
     #[arg(long)]

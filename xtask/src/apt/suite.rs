@@ -17,6 +17,8 @@ use crate::{command, place::write_atomically};
 pub(crate) struct Suite {
     /// Its name in the archive, such as `trixie-backports`.
     pub(crate) name: String,
+    /// Whose packages it is about, such as `amd64`.
+    architecture: String,
     /// Private apt directories: source list, package lists, cache.
     directory: PathBuf,
 }
@@ -24,16 +26,30 @@ pub(crate) struct Suite {
 impl Suite {
     /// Fetches the package lists of `name`. An error when the machine has no archive for it, or the archive no such suite.
     pub(crate) fn open(cache: &Path, mirrors: &Mirrors, name: &str) -> Result<Self> {
+        Self::open_for(cache, mirrors, name, "amd64")
+    }
+
+    /// The same for the packages of another architecture.
+    pub(crate) fn open_for(
+        cache: &Path,
+        mirrors: &Mirrors,
+        name: &str,
+        architecture: &str,
+    ) -> Result<Self> {
         let mirror = mirrors.of_suite(name).with_context(|| {
             format!("the apt sources of this machine name no archive for {name}")
         })?;
-        let directory = cache.join("apt").join(name);
+        let directory = cache.join("apt").join(match architecture {
+            "amd64" => name.to_owned(),
+            other => format!("{name}-{other}"),
+        });
         for subdirectory in ["lists/partial", "cache/archives/partial"] {
             let path = directory.join(subdirectory);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         let suite = Self {
             name: name.to_owned(),
+            architecture: architecture.to_owned(),
             directory,
         };
         let line = suite.source_line(mirror)?;
@@ -82,6 +98,8 @@ impl Suite {
             "Dir::Etc::preferencesparts=-".to_owned(),
             format!("Dir::State::lists={directory}/lists"),
             format!("Dir::Cache={directory}/cache"),
+            format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures={}", self.architecture),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),

@@ -1,4 +1,4 @@
-//! The `.modinfo` section of a kernel module: `key=value` strings, each ended by a zero byte.
+//! Sections of a kernel module, above all `.modinfo`: `key=value` strings, each ended by a zero byte.
 
 use anyhow::{Context as _, Result, bail};
 
@@ -14,8 +14,29 @@ pub(crate) fn modinfo(module: &[u8]) -> Result<Vec<(String, String)>> {
         .collect())
 }
 
+/// The names of the functions a module defines, in the order of its table of symbols.
+pub(crate) fn functions(module: &[u8]) -> Result<Vec<String>> {
+    /// Bytes of an entry of a 64-bit table of symbols.
+    const ENTRY: usize = 24;
+    /// `STT_FUNC`, in the lower four bits of `st_info`.
+    const FUNCTION: u8 = 2;
+    let names = section(module, ".strtab")?;
+    let mut found = Vec::new();
+    for entry in section(module, ".symtab")?.chunks_exact(ENTRY) {
+        let is_defined = entry[6..8] != [0, 0];
+        if is_defined && entry[4] & 0xf == FUNCTION {
+            let name = names
+                .get(number(entry, 0, 4)?..)
+                .and_then(|rest| rest.split(|byte| *byte == 0).next())
+                .context("a symbol's name lies outside of its table")?;
+            found.push(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Ok(found)
+}
+
 /// Contents of the section called `wanted`.
-fn section<'a>(file: &'a [u8], wanted: &str) -> Result<&'a [u8]> {
+pub(crate) fn section<'a>(file: &'a [u8], wanted: &str) -> Result<&'a [u8]> {
     if file.get(..6) != Some(b"\x7fELF\x02\x01") {
         bail!("not a 64-bit little-endian ELF file");
     }

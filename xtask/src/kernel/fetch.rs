@@ -38,7 +38,7 @@ pub(crate) fn fetch(place: &Place, known: &Known) -> Result<Kernel> {
         suite,
         package,
         version,
-    } = resolve(place, known)?;
+    } = resolve(place, known).with_context(|| format!("looking for kernel {}", known.short))?;
     let release = package
         .strip_prefix("linux-image-")
         .unwrap_or(&package)
@@ -99,9 +99,10 @@ fn cached(place: &Place, known: &Known) -> Result<Option<Kernel>> {
     };
     let Manifest {
         release,
+        version,
+        suite,
         vmlinuz,
         modules_dir,
-        ..
     } = serde_json::from_slice(&text).with_context(|| {
         format!(
             "{} is damaged: delete {}",
@@ -109,8 +110,22 @@ fn cached(place: &Place, known: &Known) -> Result<Option<Kernel>> {
             directory.display()
         )
     })?;
+    // An entry from the time when its name meant another build.
+    if !known.suites.contains(&suite.as_str()) || !is_of_series(&version, known.series) {
+        return Ok(None);
+    }
     Ok(Some(Kernel {
         short: known.short.to_owned(),
+        origin: format!("{version} from {suite}"),
+        config: first_existing(
+            &directory,
+            &[
+                format!("boot/config-{release}"),
+                format!("usr/lib/modules/{release}/config"),
+            ],
+        )
+        .ok()
+        .map(|path| directory.join(path)),
         release,
         vmlinuz: directory.join(vmlinuz),
         modules_dir: directory.join(modules_dir),
@@ -138,61 +153,60 @@ struct Found {
     version: String,
 }
 
-/// Follows the meta package of the first suite that has the series.
+/// Follows the meta package of the first suite that has the series. A suite that should be there and can't be read is an
+/// error rather than a reason to take the next: the name would mean another build today than tomorrow.
 fn resolve(place: &Place, known: &Known) -> Result<Found> {
+    let Known {
+        short,
+        series,
+        architecture,
+        meta,
+        suites,
+        stands_in: _,
+    } = known;
     let mirrors = Mirrors::of_this_machine()?;
-    let metas = [
-        "linux-image-cloud-amd64".to_owned(),
-        // A series newer than the release's own, in the release's security suite.
-        format!("linux-image-{}-cloud-amd64", known.short),
-    ];
     let mut tried = Vec::new();
-    for name in known.suites {
-        eprintln!("looking for kernel {} in {name} …", known.short);
-        let suite = match Suite::open(&place.cache, &mirrors, name) {
-            Ok(suite) => suite,
-            Err(error) => {
-                tried.push(format!("{name}: {error:#}"));
-                continue;
-            }
-        };
-        let mut seen = Vec::new();
-        for meta in &metas {
-            for version in suite.versions(meta)? {
-                if is_of_series(&version, known.short) {
-                    let depends = suite.depends(meta, &version)?;
-                    let package = image_package(&depends).map(str::to_owned).with_context(|| {
-                        format!("{meta} {version} in {name} depends on no linux-image package: {depends}")
-                    })?;
-                    return Ok(Found {
-                        suite,
-                        package,
-                        version,
-                    });
-                }
-                seen.push(format!("{meta} {version}"));
-            }
+    for name in *suites {
+        if mirrors.of_suite(name).is_none() {
+            tried.push(format!(
+                "the apt sources of this machine name no archive for {name}"
+            ));
+            continue;
         }
-        tried.push(format!(
-            "{name} has {}",
-            if seen.is_empty() {
-                "none".to_owned()
-            } else {
-                seen.join(", ")
-            }
-        ));
+        eprintln!("looking for kernel {short} in {name} …");
+        let suite = Suite::open_for(&place.cache, &mirrors, name, architecture)?;
+        let versions = suite.versions(meta)?;
+        if let Some(version) = versions
+            .iter()
+            .find(|version| is_of_series(version, series))
+        {
+            let depends = suite.depends(meta, version)?;
+            let package = image_package(&depends)
+                .map(str::to_owned)
+                .with_context(|| {
+                    format!(
+                        "{meta} {version} in {name} depends on no linux-image package: {depends}"
+                    )
+                })?;
+            return Ok(Found {
+                suite,
+                package,
+                version: version.clone(),
+            });
+        }
+        tried.push(if versions.is_empty() {
+            format!("{name} has no {meta}")
+        } else {
+            format!("{name} has {meta} {}", versions.join(", "))
+        });
     }
-    bail!(
-        "no suite has a {}.x cloud kernel:\n  {}",
-        known.short,
-        tried.join("\n  ")
-    )
+    bail!("no {series}.x kernel to fetch: {}", tried.join("; "))
 }
 
 /// Whether a package version such as `6.12.117-1~deb12u1` is of the series `6.12`.
-fn is_of_series(version: &str, short: &str) -> bool {
+fn is_of_series(version: &str, series: &str) -> bool {
     version
-        .strip_prefix(short)
+        .strip_prefix(series)
         .is_some_and(|rest| rest.starts_with(['.', '-', '~', '+']))
 }
 

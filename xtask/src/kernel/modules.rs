@@ -47,6 +47,8 @@ const WANTED: &[(&str, Load)] = &[
     ("sch_netem", Load::OnDemand),
     ("sch_fq", Load::OnDemand),
     ("sch_tbf", Load::OnDemand),
+    // A file system on a file, whose pages can be made cold; ext4 itself is built in.
+    ("loop", Load::OnDemand),
 ];
 
 /// Without these a guest is of no use, so a kernel that lacks one is an error.
@@ -129,7 +131,7 @@ fn wanted() -> Vec<(String, Load)> {
 }
 
 /// All modules of a kernel by name.
-fn module_files(directory: &Path) -> Result<HashMap<String, PathBuf>> {
+pub(crate) fn module_files(directory: &Path) -> Result<HashMap<String, PathBuf>> {
     let mut files = HashMap::new();
     let mut pending = vec![directory.to_path_buf()];
     while let Some(directory) = pending.pop() {
@@ -253,7 +255,8 @@ fn requirements(info: &[(String, String)]) -> Vec<Requirement> {
     found
 }
 
-fn read_module(file: &Path) -> Result<Vec<u8>> {
+/// A module's contents, decompressed.
+pub(crate) fn read_module(file: &Path) -> Result<Vec<u8>> {
     let stored = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     if file.extension().is_none_or(|extension| extension != "xz") {
         return Ok(stored);

@@ -33,19 +33,8 @@ pub(crate) fn evaluate(scenario: &Scenario, result: &ScenarioResult) -> Vec<Stri
         &mut failures,
     );
 
-    let (events, broken) = parse_events(&result.events);
-    failures.extend(broken);
+    failures.extend(evaluate_events(scenario, &result.events));
     let text = &scenario.text;
-    failures.extend(
-        text.expect
-            .iter()
-            .filter_map(|expected| check_expected(expected, &events)),
-    );
-    failures.extend(
-        text.forbid
-            .iter()
-            .filter_map(|forbidden| check_forbidden(forbidden, &events)),
-    );
     failures.extend(
         text.output
             .iter()
@@ -54,6 +43,7 @@ pub(crate) fn evaluate(scenario: &Scenario, result: &ScenarioResult) -> Vec<Stri
     if !text.workload_expect.is_empty() || !text.agree.is_empty() {
         match workload_object(result) {
             Ok(workload) => {
+                let (events, _told) = parse_events(&result.events);
                 failures.extend(
                     text.workload_expect
                         .iter()
@@ -68,6 +58,23 @@ pub(crate) fn evaluate(scenario: &Scenario, result: &ScenarioResult) -> Vec<Stri
             Err(failure) => failures.push(failure),
         }
     }
+    failures
+}
+
+/// What is not as expected of the events alone, from a guest or replayed from a recording.
+pub(crate) fn evaluate_events(scenario: &Scenario, events: &str) -> Vec<String> {
+    let (events, mut failures) = parse_events(events);
+    let text = &scenario.text;
+    failures.extend(
+        text.expect
+            .iter()
+            .filter_map(|expected| check_expected(expected, &events)),
+    );
+    failures.extend(
+        text.forbid
+            .iter()
+            .filter_map(|forbidden| check_forbidden(forbidden, &events)),
+    );
     failures
 }
 
@@ -251,6 +258,7 @@ fn check_agreement(agreement: &Agreement, events: &[Value], workload: &Value) ->
         pointer,
         workload: other,
         within_percent,
+        within,
     } = agreement;
     let mut counted = of_kind(events, kind);
     counted.retain(|event| matching.mismatches(event).is_empty());
@@ -273,12 +281,12 @@ fn check_agreement(agreement: &Agreement, events: &[Value], workload: &Value) ->
     let Some(reference) = workload.pointer(other).and_then(Value::as_f64) else {
         return Some(format!("the workload's result has no number at {other}"));
     };
-    let allowed = reference.abs() * within_percent / 100.0;
+    let allowed = reference.abs() * within_percent / 100.0 + within;
     if (sum - reference).abs() <= allowed {
         return None;
     }
     Some(format!(
-        "expected the sum of {pointer} over {} {} within {within_percent} % of the workload's {other}, {reference}: got {sum}",
+        "expected the sum of {pointer} over {} {} within {allowed} of the workload's {other}, {reference}: got {sum}",
         counted.len(),
         described(kind, matching),
     ))
@@ -428,7 +436,18 @@ mod tests {
                 &good(),
             )
         };
-        assert!(agree(4, "/bytes")[0].ends_with("of the workload's /bytes, 100: got 105"));
+        assert!(agree(4, "/bytes")[0].ends_with("within 4 of the workload's /bytes, 100: got 105"));
+        assert_eq!(agree(5, "/bytes"), [""; 0]);
+        let at_most = |within: &str| {
+            failures(
+                &format!(
+                    "[[agree]]\nevents = \"stall-closed\"\npointer = \"/bytes\"\nworkload = \"/bytes\"\nwithin_percent = 0\nwithin = {within}\n"
+                ),
+                &good(),
+            )
+        };
+        assert_eq!(at_most("5"), [""; 0]);
+        assert!(at_most("4.5")[0].ends_with("within 4.5 of the workload's /bytes, 100: got 105"));
         assert_eq!(
             agree(4, "/nothing"),
             ["an event `stall-closed` has no number at /nothing"]

@@ -32,6 +32,9 @@ pub(crate) struct ScenarioText {
     #[serde(rename = "about")]
     pub(crate) _about: String,
     kernels: Vec<Spanned<String>>,
+    /// Also one of the set for real-time kernels.
+    #[serde(default)]
+    rt: bool,
     timeout_s: u64,
     #[serde(default)]
     tls: Tls,
@@ -133,6 +136,9 @@ pub(crate) struct Agreement {
     pub(crate) pointer: String,
     pub(crate) workload: String,
     pub(crate) within_percent: f64,
+    /// Allowed besides, for counts that are small.
+    #[serde(default)]
+    pub(crate) within: f64,
 }
 
 fn default_late_s() -> u64 {
@@ -150,6 +156,11 @@ impl Scenario {
             .kernels
             .iter()
             .map(|kernel| kernel.get_ref().as_str())
+    }
+
+    /// Whether it is one of the set for real-time kernels.
+    pub(crate) fn is_for_rt(&self) -> bool {
+        self.text.rt
     }
 
     /// The part that is done in the guest.

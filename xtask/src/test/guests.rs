@@ -6,16 +6,18 @@ use anyhow::{Context as _, Result};
 use xtask::{
     frame::Frame,
     job::{Action, Job},
-    scenario::{ScenarioJob, ScenarioResult, Tls},
+    scenario::{RECORDING, ScenarioJob, ScenarioResult, Tls},
 };
 
 use super::{
     evaluate::evaluate,
     file::Scenario,
+    matrix,
     report::{self, Run},
 };
 use crate::{
     guest_image::{Bootable, Programs},
+    recordings,
     vm::{Ending, Machine},
 };
 
@@ -37,6 +39,17 @@ pub(crate) struct Work<'a> {
     pub(crate) queue: VecDeque<(&'a Scenario, usize)>,
     /// Directory of this kernel's results.
     pub(crate) results: PathBuf,
+    /// Which part of the kernel's scenarios this is.
+    pub(crate) part: usize,
+}
+
+/// What a scenario's run left.
+#[derive(Debug, Default)]
+struct Ran {
+    /// What the guest told of it.
+    result: ScenarioResult,
+    /// The daemon's recording.
+    recording: Option<Vec<u8>>,
 }
 
 impl Work<'_> {
@@ -69,7 +82,7 @@ impl Work<'_> {
             "booting {release}{again} for {} scenario runs …",
             self.queue.len()
         );
-        let directory = self.results.join(format!("boot-{boot}"));
+        let directory = self.results.join(format!("boot-{}-{boot}", self.part + 1));
         fs::create_dir_all(&directory)
             .with_context(|| format!("creating {}", directory.display()))?;
         let jobs = self
@@ -89,10 +102,12 @@ impl Work<'_> {
         let mut said = String::new();
         // Set while a scenario runs: how much was on the console before it.
         let mut current: Option<usize> = None;
+        let mut recording = None;
         let ending = loop {
             match guest.next()? {
                 Ok(Frame::ScenarioStarted(_)) => {
                     current = Some(guest.console().bytes()?);
+                    recording = None;
                     if let Some((scenario, _)) = self.queue.front() {
                         guest.limit(limit(&scenario.job()));
                     }
@@ -105,12 +120,19 @@ impl Work<'_> {
                         .pop_front()
                         .context("a guest reports more than it was asked")?;
                     let console = guest.console().since(current.take().unwrap_or_default())?;
-                    runs.push(self.judge(scenario, repetition, Ok(result), &console)?);
+                    let ran = Ran {
+                        result,
+                        recording: recording.take(),
+                    };
+                    runs.push(self.judge(scenario, repetition, Ok(ran), &console)?);
                     guest.limit(BOOTS_WITHIN);
                 }
                 // Scenarios are captured: this is the guest's own complaint.
                 Ok(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => {
                     said.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                Ok(Frame::File { path, contents }) if path == RECORDING => {
+                    recording = Some(contents);
                 }
                 Ok(Frame::Ready(_) | Frame::File { .. } | Frame::Exit(_)) => {}
                 Err(ending) => break ending,
@@ -144,19 +166,38 @@ impl Work<'_> {
         &self,
         scenario: &Scenario,
         repetition: usize,
-        result: Result<ScenarioResult, String>,
+        ran: Result<Ran, String>,
         console: &str,
     ) -> Result<Run> {
-        let failures = match &result {
-            Ok(result) => evaluate(scenario, result),
-            Err(failure) => vec![failure.clone()],
+        let mut directory = self.results.join(&scenario.name);
+        if repetition > 0 {
+            directory = directory.join((repetition + 1).to_string());
+        }
+        let (Ran { result, recording }, mut failures) = match ran {
+            Ok(ran) => {
+                let failures = evaluate(scenario, &ran.result);
+                (ran, failures)
+            }
+            Err(failure) => (Ran::default(), vec![failure]),
         };
-        let result = result.unwrap_or_default();
+        report::save(&directory, &result, console)?;
+        if let Some(recording) = &recording {
+            let path = directory.join(RECORDING);
+            fs::write(&path, recording).with_context(|| format!("writing {}", path.display()))?;
+            failures.extend(recordings::differs(
+                self.programs.daemon(),
+                &path,
+                &result.events,
+            ));
+        } else if failures.is_empty() && scenario.job().daemon.is_some_and(|it| it.records()) {
+            failures.push("the daemon left no recording".to_owned());
+        }
         let run = Run {
             kernel: self.bootable.kernel.short.clone(),
             scenario: scenario.name.clone(),
             repetition,
             seconds: result.seconds,
+            given: matrix::given(&result.events),
             context: if failures.is_empty() {
                 String::new()
             } else {
@@ -165,11 +206,6 @@ impl Work<'_> {
             failures,
         };
         eprintln!("{run}");
-        let mut directory = self.results.join(&scenario.name);
-        if repetition > 0 {
-            directory = directory.join((repetition + 1).to_string());
-        }
-        report::save(&directory, &result, console)?;
         Ok(run)
     }
 }

@@ -27,6 +27,21 @@ impl Where {
     }
 }
 
+impl Where {
+    /// Whether nothing is said.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text that is expected to be at a pointer, if it is expected to be just that.
+    pub(crate) fn equal_to(&self, pointer: &str) -> Option<&str> {
+        match self.0.get(pointer)? {
+            Matcher::Equals(value) => value.as_str(),
+            Matcher::All(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Where {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (pointer, matcher)) in self.0.iter().enumerate() {

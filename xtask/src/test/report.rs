@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) seconds: f64,
     /// Empty if it passed.
     pub(crate) failures: Vec<String>,
+    /// The verdicts that its events gave.
+    pub(crate) given: BTreeSet<String>,
     /// Ends of events and streams that may explain a failure.
     #[serde(skip)]
     pub(crate) context: String,
@@ -39,12 +41,13 @@ impl fmt::Display for Run {
             repetition,
             seconds,
             failures,
+            given: _,
             context: _,
         } = self;
         let verdict = if failures.is_empty() { "ok" } else { "FAIL" };
         write!(
             formatter,
-            "{kernel:<5} {scenario:<40} {verdict:<4} {seconds:6.1} s"
+            "{kernel:<13} {scenario:<40} {verdict:<4} {seconds:6.1} s"
         )?;
         if *repetition > 0 {
             write!(formatter, "  (run {})", repetition + 1)
@@ -102,7 +105,21 @@ impl Report<'_> {
     /// Every failure with what may explain it.
     pub(crate) fn failures(&self) -> String {
         let mut lines = Vec::new();
-        for run in self.runs.iter().filter(|run| !run.failures.is_empty()) {
+        for (position, run) in self.runs.iter().enumerate() {
+            if run.failures.is_empty() {
+                continue;
+            }
+            // What kept every scenario of a kernel from running is said once.
+            let is_same = |other: &&Run| {
+                run.context.is_empty()
+                    && other.context.is_empty()
+                    && other.kernel == run.kernel
+                    && other.failures == run.failures
+            };
+            if self.runs[..position].iter().any(|other| is_same(&other)) {
+                continue;
+            }
+            let others = self.runs[position + 1..].iter().filter(is_same).count();
             let Run {
                 kernel,
                 scenario,
@@ -110,9 +127,11 @@ impl Report<'_> {
                 failures,
                 context,
                 seconds: _,
+                given: _,
             } = run;
             lines.push(String::new());
             lines.push(match repetition {
+                _ if others > 0 => format!("FAIL {scenario} and {others} more on {kernel}"),
                 0 => format!("FAIL {scenario} on {kernel}"),
                 _ => format!("FAIL {scenario} on {kernel} (run {})", repetition + 1),
             });
@@ -158,18 +177,19 @@ impl Report<'_> {
             let cells: String = cells.iter().flat_map(|cell| ["  ", cell]).collect();
             format!("{name:width$}{cells}").trim_end().to_owned()
         };
+        let column = |kernel: &str| kernel.len().max(9);
         let mut rows = vec![row(
             "scenario",
             self.kernels
                 .iter()
-                .map(|kernel| format!("{kernel:<9}"))
+                .map(|kernel| format!("{kernel:<0$}", column(kernel)))
                 .collect(),
         )];
         for scenario in scenarios {
             let cells = self
                 .kernels
                 .iter()
-                .map(|kernel| format!("{:<9}", self.cell(scenario, kernel)));
+                .map(|kernel| format!("{:<1$}", self.cell(scenario, kernel), column(kernel)));
             rows.push(row(scenario, cells.collect()));
         }
         joined(&rows)
@@ -262,6 +282,7 @@ mod tests {
                 .iter()
                 .map(|failure| (*failure).to_owned())
                 .collect(),
+            given: BTreeSet::new(),
             context: String::new(),
         }
     }
@@ -289,6 +310,26 @@ mod tests {
         assert_eq!(
             report.failures(),
             "\nFAIL corked on 6.1 (run 2)\n  no event\n\nFAIL healthy-mss on 7.3\n  an event\n    {}\n"
+        );
+    }
+
+    #[test]
+    fn what_kept_all_scenarios_of_a_kernel_from_running_is_said_once() {
+        let why = "no kernel 7.2: sid has none";
+        let runs = [
+            run("7.2", "corked", 0, &[why]),
+            run("7.3", "corked", 0, &[]),
+            run("7.2", "healthy", 0, &[why]),
+            run("7.2", "netns", 0, &["no event"]),
+        ];
+        let report = Report {
+            kernels: vec!["7.2", "7.3"],
+            runs: &runs,
+        };
+        assert_eq!(report.counts(), (1, 3));
+        assert_eq!(
+            report.failures(),
+            "\nFAIL corked and 1 more on 7.2\n  no kernel 7.2: sid has none\n\nFAIL netns on 7.2\n  no event\n"
         );
     }
 

@@ -4,16 +4,16 @@ use anyhow::{Context as _, Result, bail};
 use xtask::job::glob_matches;
 
 use super::file::Scenario;
-use crate::kernel::{self, Known};
+use crate::kernel::{self, Known, StandsIn};
 
 /// What the command line says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wishes<'a> {
-    /// Only these kernels; all if empty.
+    /// Only these kernels; if empty, those the scenarios name.
     pub(crate) kernels: &'a [String],
     /// Only scenarios whose name matches one of these; all if empty.
     pub(crate) globs: &'a [String],
-    /// Also on kernels a scenario doesn't name.
+    /// Also on the kernels that stand in for those a scenario names.
     pub(crate) all_kernels: bool,
 }
 
@@ -42,15 +42,23 @@ pub(crate) fn select(scenarios: &[Scenario], wishes: Wishes<'_>) -> Result<Vec<B
             .find(|scenario| glob_matches(glob, &scenario.name))
             .with_context(|| format!("no scenario matches `{glob}`"))?;
     }
+    let by_glob = |scenario: &Scenario| {
+        globs.is_empty() || globs.iter().any(|glob| glob_matches(glob, &scenario.name))
+    };
     let mut batches = Vec::new();
     for known in kernel::known() {
-        if !kernels.is_empty() && !kernels.iter().any(|name| name == known.short) {
+        let asked = kernels.iter().any(|name| name == known.short);
+        if !kernels.is_empty() && !asked {
             continue;
         }
         let mut chosen = scenarios.to_vec();
         chosen.retain(|scenario| {
-            (all_kernels || scenario.kernels().any(|name| name == known.short))
-                && (globs.is_empty() || globs.iter().any(|glob| glob_matches(glob, &scenario.name)))
+            let runs = match validity(scenario, known) {
+                Validity::Named => true,
+                Validity::StandIn { in_all_kernels } => asked || (all_kernels && in_all_kernels),
+                Validity::Not => false,
+            };
+            runs && by_glob(scenario)
         });
         if !chosen.is_empty() {
             batches.push(Batch {
@@ -60,9 +68,36 @@ pub(crate) fn select(scenarios: &[Scenario], wishes: Wishes<'_>) -> Result<Vec<B
         }
     }
     if batches.is_empty() {
-        bail!("no scenario is selected");
+        bail!("no scenario is selected: none of those asked for is valid on the kernels asked for");
     }
     Ok(batches)
+}
+
+/// Whether what a scenario expects holds on a kernel.
+enum Validity {
+    /// Its file says so.
+    Named,
+    /// It names a kernel that this one stands in for.
+    StandIn { in_all_kernels: bool },
+    /// Nobody says so.
+    Not,
+}
+
+fn validity(scenario: &Scenario, known: &Known) -> Validity {
+    let names = |short: &str| scenario.kernels().any(|name| name == short);
+    if names(known.short) {
+        return Validity::Named;
+    }
+    match known.stands_in {
+        Some(StandsIn {
+            like,
+            rt_only,
+            in_all_kernels,
+        }) if names(like) && (!rt_only || scenario.is_for_rt()) => {
+            Validity::StandIn { in_all_kernels }
+        }
+        _ => Validity::Not,
+    }
 }
 
 #[cfg(test)]
@@ -79,14 +114,12 @@ mod tests {
         }
     }
 
-    fn selected(
-        kernels: &[&str],
-        globs: &[&str],
-        all_kernels: bool,
-    ) -> Result<Vec<(String, Vec<String>)>> {
+    /// `KERNEL: SCENARIO …` for each kernel.
+    fn selected(kernels: &[&str], globs: &[&str], all_kernels: bool) -> Result<Vec<String>> {
         let scenarios = [
             scenario("corked-tls12", r#"["6.1", "7.3"]"#),
-            scenario("healthy", r#"["6.1"]"#),
+            scenario("healthy", "[\"6.1\", \"6.12\"]\nrt = true"),
+            scenario("verifier", r#"["6.12"]"#),
         ];
         let owned = |words: &[&str]| -> Vec<String> {
             words.iter().map(|word| (*word).to_owned()).collect()
@@ -103,67 +136,64 @@ mod tests {
         Ok(batches
             .into_iter()
             .map(|batch| {
-                let names = batch
+                let names: Vec<String> = batch
                     .scenarios
                     .into_iter()
                     .map(|scenario| scenario.name)
                     .collect();
-                (batch.known.short.to_owned(), names)
+                format!("{}: {}", batch.known.short, names.join(" "))
             })
             .collect())
-    }
-
-    fn batch(kernel: &str, names: &[&str]) -> (String, Vec<String>) {
-        (
-            kernel.to_owned(),
-            names.iter().map(|name| (*name).to_owned()).collect(),
-        )
     }
 
     #[test]
     fn a_scenario_runs_on_the_kernels_it_names() {
         let expected = [
-            batch("6.1", &["corked-tls12", "healthy"]),
-            batch("7.3", &["corked-tls12"]),
+            "6.1: corked-tls12 healthy",
+            "6.12: healthy verifier",
+            "7.3: corked-tls12",
         ];
         assert_eq!(selected(&[], &[], false).unwrap(), expected);
     }
 
     #[test]
-    fn the_command_line_narrows_and_widens() {
-        assert_eq!(
-            selected(&["7.3"], &[], false).unwrap(),
-            [batch("7.3", &["corked-tls12"])]
-        );
+    fn all_kernels_adds_those_that_stand_in_for_a_named_one_and_no_other() {
+        let expected = [
+            "6.1: corked-tls12 healthy",
+            "6.12: healthy verifier",
+            "6.12-trixie: healthy verifier",
+            "6.12-rt: healthy",
+            "7.2: corked-tls12",
+            "7.3: corked-tls12",
+        ];
+        assert_eq!(selected(&[], &[], true).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_kernel_asked_for_runs_what_is_valid_there() {
+        for all_kernels in [false, true] {
+            let on = |kernel| selected(&[kernel], &[], all_kernels).unwrap();
+            assert_eq!(on("7.3"), ["7.3: corked-tls12"]);
+            assert_eq!(on("7.2"), ["7.2: corked-tls12"]);
+            assert_eq!(on("6.12-bookworm"), ["6.12-bookworm: healthy verifier"]);
+            assert_eq!(on("6.12-rt"), ["6.12-rt: healthy"]);
+        }
         assert_eq!(
             selected(&[], &["hea*"], false).unwrap(),
-            [batch("6.1", &["healthy"])]
-        );
-        assert_eq!(
-            selected(&["7.3"], &["healthy"], true).unwrap(),
-            [batch("7.3", &["healthy"])]
+            ["6.1: healthy", "6.12: healthy"]
         );
     }
 
     #[test]
     fn nothing_selected_is_an_error() {
-        assert!(
-            selected(&["7.3"], &["healthy"], false)
+        let error = |kernels: &[&str], globs: &[&str], all_kernels| {
+            selected(kernels, globs, all_kernels)
                 .unwrap_err()
                 .to_string()
-                .contains("no scenario is selected")
-        );
-        assert!(
-            selected(&[], &["nosuch*"], false)
-                .unwrap_err()
-                .to_string()
-                .contains("`nosuch*`")
-        );
-        assert!(
-            selected(&["5.4"], &[], false)
-                .unwrap_err()
-                .to_string()
-                .contains("unknown kernel `5.4`")
-        );
+        };
+        assert!(error(&["7.3"], &["healthy"], true).contains("no scenario is selected"));
+        assert!(error(&["6.12-rt"], &["verifier"], true).contains("no scenario is selected"));
+        assert!(error(&[], &["nosuch*"], false).contains("`nosuch*`"));
+        assert!(error(&["5.4"], &[], false).contains("unknown kernel `5.4`"));
     }
 }

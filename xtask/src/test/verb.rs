@@ -1,9 +1,9 @@
 //! The verb: arguments, the order of things, and the last line.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
     thread,
@@ -15,6 +15,7 @@ use clap::Args;
 use super::{
     file,
     guests::Work,
+    matrix,
     report::{Report, Run},
     select::{Batch, Wishes, select},
     unit,
@@ -25,14 +26,18 @@ use crate::{
     setup::{self, Needs},
 };
 
+/// Runs that one guest does at most.
+const RUNS_A_GUEST: usize = 30;
+
 /// Runs the unit tests, then every scenario on every kernel it names
 ///
-/// A kernel's scenarios share a boot. What the guests sent is in target/xtask/results, with report.json. The last line
-/// counts scenarios × kernels: `N passed, N failed`.
+/// A kernel's scenarios share a boot, or a few that run side by side. What the guests sent is in target/xtask/results,
+/// with report.json and the verdicts expected and given (matrix.md). The last line counts scenarios × kernels:
+/// `N passed, N failed`.
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
-    /// Only on this kernel; may be given again
-    #[arg(long, value_name = "SERIES")]
+    /// Only on this kernel, with every scenario that is valid there; may be given again
+    #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
     /// Only scenarios of this name, with * and ?; may be given again
     #[arg(long, value_name = "GLOB")]
@@ -40,14 +45,14 @@ pub(crate) struct TestArguments {
     /// Scenarios only
     #[arg(long)]
     no_unit: bool,
-    /// Run each scenario on every kernel we know, not only on those it names
+    /// Also on the kernels that stand in for one a scenario names (7.2, 6.12-trixie, 6.12-rt)
     #[arg(long)]
     all_kernels: bool,
     /// Run each scenario this often; one failure fails it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     repeat: u16,
     /// Guests side by side
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: u8,
     /// Where the scenarios are, instead of xtask/scenarios
     #[arg(long, value_name = "DIR")]
@@ -107,11 +112,20 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
     let queue: Mutex<VecDeque<Work<'_>>> = Mutex::new(
         ready
             .iter()
-            .map(|(batch, bootable)| Work {
-                bootable,
-                programs: &programs,
-                queue: repeated(batch, usize::from(*repeat)),
-                results: results.join(batch.known.short),
+            .flat_map(|(batch, bootable)| {
+                let parts = parts(repeated(batch, usize::from(*repeat)));
+                let results = results.join(batch.known.short);
+                let programs = &programs;
+                parts
+                    .into_iter()
+                    .enumerate()
+                    .map(move |(part, queue)| Work {
+                        bootable,
+                        programs,
+                        queue,
+                        results: results.clone(),
+                        part,
+                    })
             })
             .collect(),
     );
@@ -119,15 +133,10 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
     let column = |kernel: &str| batches.iter().position(|batch| batch.known.short == kernel);
     runs.sort_by_key(|run| (run.scenario.clone(), column(&run.kernel), run.repetition));
 
-    let json = results.join("report.json");
-    fs::create_dir_all(&results).with_context(|| format!("creating {}", results.display()))?;
-    fs::write(
-        &json,
-        serde_json::to_vec_pretty(&runs).context("encoding the report")?,
-    )
-    .with_context(|| format!("writing {}", json.display()))?;
+    let kernels: Vec<&str> = batches.iter().map(|batch| batch.known.short).collect();
+    write_files(&results, &scenarios, &kernels, &runs)?;
     let report = Report {
-        kernels: batches.iter().map(|batch| batch.known.short).collect(),
+        kernels,
         runs: &runs,
     };
     let (passed, failed) = report.counts();
@@ -141,6 +150,35 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Writes every run as JSON, and the matrix of verdicts.
+fn write_files(
+    results: &Path,
+    scenarios: &[file::Scenario],
+    kernels: &[&str],
+    runs: &[Run],
+) -> Result<()> {
+    fs::create_dir_all(results).with_context(|| format!("creating {}", results.display()))?;
+    let json = serde_json::to_vec_pretty(runs).context("encoding the report")?;
+    let matrix = matrix::table(scenarios, kernels, runs).into_bytes();
+    for (name, contents) in [("report.json", json), ("matrix.md", matrix)] {
+        let path = results.join(name);
+        fs::write(&path, contents).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Cuts a kernel's runs into what one guest does, so that guests side by side have about the same to do.
+fn parts<T>(mut queue: VecDeque<T>) -> Vec<VecDeque<T>> {
+    let guests = queue.len().div_ceil(RUNS_A_GUEST).max(1);
+    let each = queue.len().div_ceil(guests);
+    let mut parts = Vec::new();
+    while !queue.is_empty() {
+        let rest = queue.split_off(each.min(queue.len()));
+        parts.push(std::mem::replace(&mut queue, rest));
+    }
+    parts
 }
 
 /// Every scenario of the batch, over and over.
@@ -164,6 +202,7 @@ fn not_run(batch: &Batch, why: &str) -> Vec<Run> {
         repetition: 0,
         seconds: 0.0,
         failures: vec![why.to_owned()],
+        given: BTreeSet::new(),
         context: String::new(),
     };
     batch.scenarios.iter().map(failed).collect()
@@ -195,4 +234,23 @@ fn run_side_by_side(queue: &Mutex<VecDeque<Work<'_>>>, jobs: usize) -> Result<Ve
         }
         Ok(runs)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_runs_are_spread_evenly() {
+        let sizes = |runs: usize| -> Vec<usize> {
+            parts((0..runs).collect())
+                .iter()
+                .map(VecDeque::len)
+                .collect()
+        };
+        assert_eq!(sizes(5), [5]);
+        assert_eq!(sizes(30), [30]);
+        assert_eq!(sizes(86), [29, 29, 28]);
+        assert_eq!(sizes(0), Vec::<usize>::new());
+    }
 }

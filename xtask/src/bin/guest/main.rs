@@ -1,11 +1,14 @@
 //! The only program of a test guest besides the daemon and busybox. By the name it is called under it is the guest's init, its
-//! `modprobe`, or the process that does the job the guest was booted for.
+//! `modprobe`, its `qdisc`, its stopwatch, or the process that does the job the guest was booted for.
 
 mod init;
+mod latency;
 mod modules;
 mod port;
+mod qdisc;
 mod runner;
 mod scenario;
+mod sockets;
 
 use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 
@@ -19,9 +22,11 @@ fn main() -> ExitCode {
     let result = match name {
         "init" => init::main(),
         "modprobe" => modules::main(arguments),
+        "latency" => latency::main(arguments),
+        "qdisc" => qdisc::main(arguments),
         runner::NAME => runner::main(),
         _ => Err(anyhow::anyhow!(
-            "call me as init, modprobe or {}",
+            "call me as init, modprobe, latency, qdisc or {}",
             runner::NAME
         )),
     };

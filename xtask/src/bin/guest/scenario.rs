@@ -1,4 +1,4 @@
-//! Does one scenario after another, each from a clean start: no process left, sysctls restored, tls as the scenario wants it.
+//! Does one scenario after another, each from a clean start: no process and no connection left, sysctls restored, tls as the scenario wants it.
 
 use std::{
     fs, io,
@@ -19,10 +19,10 @@ use xtask::{
     beside::{self, Listener, Outcome, Plan},
     frame::Frame,
     job::REFUSED_MODULES_PATH,
-    scenario::{ScenarioJob, ScenarioResult, Tls},
+    scenario::{RECORDING, ScenarioJob, ScenarioResult, Tls},
 };
 
-use crate::{modules, port::Port, runner::environment};
+use crate::{modules, port::Port, runner::environment, sockets};
 
 /// Where a scenario's programs may leave files.
 const DIRECTORY: &str = "/tmp/scenario";
@@ -36,14 +36,23 @@ pub(crate) fn run_all(port: &Port, jobs: &[ScenarioJob]) -> Result<()> {
     for job in jobs {
         port.send(&Frame::ScenarioStarted(job.name.clone()))?;
         let started = Instant::now();
-        let mut result = run(job).unwrap_or_else(|error| ScenarioResult {
-            problems: vec![format!("{error:#}")],
-            ..ScenarioResult::default()
+        let (mut result, recording) = run(job).unwrap_or_else(|error| {
+            let result = ScenarioResult {
+                problems: vec![format!("{error:#}")],
+                ..ScenarioResult::default()
+            };
+            (result, None)
         });
         if let Err(error) = kill_everything() {
             result.problems.push(format!("{error:#}"));
         }
         result.seconds = started.elapsed().as_secs_f64();
+        if let Some(contents) = recording {
+            port.send(&Frame::File {
+                path: RECORDING.to_owned(),
+                contents,
+            })?;
+        }
         port.send(&Frame::ScenarioResult(
             serde_json::to_vec(&result).context("encoding a result")?,
         ))?;
@@ -51,7 +60,8 @@ pub(crate) fn run_all(port: &Port, jobs: &[ScenarioJob]) -> Result<()> {
     Ok(())
 }
 
-fn run(job: &ScenarioJob) -> Result<ScenarioResult> {
+/// Runs one; what is to be told of it, and the daemon's recording.
+fn run(job: &ScenarioJob) -> Result<(ScenarioResult, Option<Vec<u8>>)> {
     kill_everything()?;
     prepare_directory()?;
     prepare_tls(job.tls)?;
@@ -64,19 +74,25 @@ fn run(job: &ScenarioJob) -> Result<ScenarioResult> {
         daemon,
         workload,
     } = outcome?;
-    let events = fs::read(events_path()).or_else(|error| match error.kind() {
-        // A daemon that refused to start has made none.
-        io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => Err(error),
-    });
-    let events = String::from_utf8_lossy(&events.context("reading the events")?).into_owned();
-    Ok(ScenarioResult {
+    let events = left_in("events.jsonl")?.unwrap_or_default();
+    let events = String::from_utf8_lossy(&events).into_owned();
+    let result = ScenarioResult {
         problems,
         events,
         daemon,
         workload,
         seconds: 0.0,
-    })
+    };
+    Ok((result, left_in(RECORDING)?))
+}
+
+/// A file that the daemon left; one that refused to start has made none.
+fn left_in(name: &str) -> Result<Option<Vec<u8>>> {
+    match fs::read(Path::new(DIRECTORY).join(name)) {
+        Ok(contents) => Ok(Some(contents)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {name}")),
+    }
 }
 
 fn run_beside(job: &ScenarioJob) -> Result<Outcome> {
@@ -89,7 +105,8 @@ fn run_beside(job: &ScenarioJob) -> Result<Outcome> {
         ..
     } = job;
     let daemon = daemon.as_ref().map(|daemon| {
-        let events = events_path().to_string_lossy().into_owned();
+        let path = |name| format!("{DIRECTORY}/{name}");
+        let events = path("events.jsonl");
         let mut argv = [
             "ktls-trace",
             "run",
@@ -100,6 +117,9 @@ fn run_beside(job: &ScenarioJob) -> Result<Outcome> {
         ]
         .map(str::to_owned)
         .to_vec();
+        if daemon.records() {
+            argv.extend(["--record".to_owned(), path(RECORDING)]);
+        }
         argv.extend(daemon.args.iter().cloned());
         (argv, daemon.clone())
     });
@@ -118,10 +138,6 @@ fn run_beside(job: &ScenarioJob) -> Result<Outcome> {
             modules::load_by_name("tls")
         }
     })
-}
-
-fn events_path() -> PathBuf {
-    Path::new(DIRECTORY).join("events.jsonl")
 }
 
 /// An empty directory anybody may write to: the daemon may run as another user.
@@ -167,7 +183,7 @@ fn kill_everything() -> Result<()> {
     loop {
         let left = other_processes()?;
         if left.is_empty() {
-            return Ok(());
+            return sockets::end_all();
         }
         if Instant::now() > deadline {
             anyhow::bail!("processes left by a scenario can't be killed: {left:?}");

@@ -1,0 +1,139 @@
+//! `qdisc DEVICE netem DELAY_MS LOSS_PERCENT`, `qdisc DEVICE tbf BYTES_PER_S BURST LIMIT`, `qdisc DEVICE fq`: gives a
+//! device a queueing discipline (`RTM_NEWQDISC`). busybox's `tc` knows none of these.
+
+use std::os::fd::AsRawFd as _;
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    libc,
+    net::if_::if_nametoindex,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
+        socket,
+    },
+};
+
+/// `TCA_KIND` and `TCA_OPTIONS` of `linux/rtnetlink.h`.
+const KIND: u16 = 1;
+const OPTIONS: u16 = 2;
+/// `TCA_NETEM_LATENCY64` of `linux/pkt_sched.h`.
+const NETEM_LATENCY64: u16 = 10;
+/// `TCA_TBF_PARMS` and `TCA_TBF_BURST` of `linux/pkt_sched.h`.
+const TBF_PARMS: u16 = 1;
+const TBF_BURST: u16 = 6;
+/// `TC_H_ROOT` of `linux/pkt_sched.h`.
+const ROOT: u32 = 0xffff_ffff;
+/// `TC_LINKLAYER_ETHERNET` of `linux/pkt_sched.h`.
+const ETHERNET: u8 = 1;
+/// Packets that netem keeps at most.
+const NETEM_LIMIT: u32 = 10_000;
+
+/// Replaces a device's root queueing discipline.
+pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
+    let arguments: Vec<String> = arguments.collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (device, kind, options) = match *words.as_slice() {
+        [device, "netem", delay_ms, loss_percent] => (
+            device,
+            "netem",
+            netem(number(delay_ms)?, number(loss_percent)?),
+        ),
+        [device, "tbf", rate, burst, limit] => (
+            device,
+            "tbf",
+            tbf(number(rate)?, number(burst)?, number(limit)?),
+        ),
+        [device, "fq"] => (device, "fq", Vec::new()),
+        _ => bail!("qdisc DEVICE netem DELAY_MS LOSS_PERCENT | tbf BYTES_PER_S BURST LIMIT | fq"),
+    };
+    let index = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
+    let mut kind_text = kind.as_bytes().to_vec();
+    kind_text.push(0);
+    // struct tcmsg: family and padding, index, handle, parent, info.
+    let mut body = vec![0; 4];
+    for word in [index, 0, ROOT, 0] {
+        body.extend(word.to_ne_bytes());
+    }
+    attribute(&mut body, KIND, &kind_text);
+    if !options.is_empty() {
+        attribute(&mut body, OPTIONS, &options);
+    }
+    request(&body).with_context(|| format!("qdisc {kind} on {device}"))
+}
+
+fn number(text: &str) -> Result<u32> {
+    text.parse()
+        .with_context(|| format!("{text} is not a number"))
+}
+
+/// `struct tc_netem_qopt` and the latency in nanoseconds.
+fn netem(delay_ms: u32, loss_percent: u32) -> Vec<u8> {
+    let loss = u32::MAX / 100 * loss_percent.min(100);
+    let mut options = Vec::new();
+    for word in [0, NETEM_LIMIT, loss, 0, 0, 0] {
+        options.extend(u32::to_ne_bytes(word));
+    }
+    let latency_ns = i64::from(delay_ms) * 1_000_000;
+    attribute(&mut options, NETEM_LATENCY64, &latency_ns.to_ne_bytes());
+    options
+}
+
+/// `struct tc_tbf_qopt` and the burst in bytes.
+fn tbf(rate: u32, burst: u32, limit: u32) -> Vec<u8> {
+    // struct tc_ratespec: cell_log, linklayer, overhead, cell_align, mpu, rate; then an empty peak rate.
+    let mut parameters = vec![0, ETHERNET, 0, 0, 0, 0, 0, 0];
+    parameters.extend(rate.to_ne_bytes());
+    parameters.extend([0; 12]);
+    for word in [limit, 0, 0] {
+        parameters.extend(word.to_ne_bytes());
+    }
+    let mut options = Vec::new();
+    attribute(&mut options, TBF_PARMS, &parameters);
+    attribute(&mut options, TBF_BURST, &burst.to_ne_bytes());
+    options
+}
+
+/// Appends a netlink attribute, padded to 4 bytes.
+fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+/// Sends `RTM_NEWQDISC` and waits for its acknowledgement.
+fn request(body: &[u8]) -> Result<()> {
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+    let mut message = Vec::new();
+    message.extend(u32::try_from(body.len() + 16)?.to_ne_bytes());
+    message.extend(libc::RTM_NEWQDISC.to_ne_bytes());
+    message.extend(u16::try_from(flags)?.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    sendto(
+        netlink.as_raw_fd(),
+        &message,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
+    let mut answer = [0; 4096];
+    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    // nlmsghdr, then struct nlmsgerr with the error first.
+    let error = answer[..length]
+        .get(16..20)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(i32::from_ne_bytes)
+        .context("a short answer")?;
+    match error {
+        0 => Ok(()),
+        error => Err(Errno::from_raw(-error).into()),
+    }
+}
