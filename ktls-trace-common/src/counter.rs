@@ -23,5 +23,16 @@ pub const SENDS: u32 = 8;
 pub const PERSIST_FIRED: u32 = 9;
 /// A zero-window probe was sent for such a socket (`tcp_xmit_probe_skb`).
 pub const ZERO_WINDOW_PROBE: u32 = 10;
+/// The retransmission timer fired for such a socket (`tcp_enter_loss`).
+pub const RETRANSMIT_TIMEOUT: u32 = 11;
+/// Sends begun by splice or sendfile (`MSG_SPLICE_PAGES`, or `tls_sw_sendpage` before 6.5).
+pub const SENDS_SPLICE: u32 = 12;
+/// … of which with `MSG_MORE`.
+pub const SENDS_SPLICE_MORE: u32 = 13;
+/// Bytes of the complete records, TLS overhead included.
+pub const RECORD_BYTES: u32 = 14;
+/// Records with `MSG_MORE` after which less than one MSS was left unsent, with the window open; counted only
+/// if the filter names a UTS namespace.
+pub const RECORDS_HELD: u32 = 15;
 /// Number of slots.
-pub const SLOTS: u32 = 11;
+pub const SLOTS: u32 = 16;

@@ -18,6 +18,8 @@ pub const PERSIST_FIRED: u32 = 5;
 pub const ZERO_WINDOW_PROBE: u32 = 6;
 /// The socket is being closed by its owner: [`Header`] alone.
 pub const CLOSING: u32 = 7;
+/// The retransmission timer fired: [`Refused`], as the state of the socket at that moment.
+pub const RETRANSMIT_TIMEOUT: u32 = 8;
 
 /// Frames of the kernel stack that are kept with a release.
 pub const STACK_FRAMES: usize = 24;
@@ -80,6 +82,19 @@ pub mod known {
     /// [`Snapshot::notsent_lowat`](super::Snapshot::notsent_lowat) is the socket's own
     /// (`TCP_NOTSENT_LOWAT`), not its namespace's.
     pub const LOWAT_OWN: u32 = 1 << 17;
+    /// [`Snapshot::user_mss`](super::Snapshot::user_mss).
+    pub const USER_MSS: u32 = 1 << 18;
+    /// [`Snapshot::srtt_us`](super::Snapshot::srtt_us).
+    pub const SRTT: u32 = 1 << 19;
+    /// [`Snapshot::retransmits`](super::Snapshot::retransmits).
+    pub const RETRANSMITS: u32 = 1 << 20;
+    /// [`Snapshot::lost_out`](super::Snapshot::lost_out) and
+    /// [`Snapshot::retrans_out`](super::Snapshot::retrans_out).
+    pub const LOSS: u32 = 1 << 21;
+    /// [`Snapshot::paced_ns`](super::Snapshot::paced_ns).
+    pub const PACED: u32 = 1 << 22;
+    /// [`Snapshot::encrypt_pending`](super::Snapshot::encrypt_pending).
+    pub const ENCRYPT: u32 = 1 << 23;
 }
 
 /// A socket as it was at one moment. A member counts only if its bit is set in `known`.
@@ -90,6 +105,8 @@ pub struct Snapshot {
     pub cookie: u64,
     /// `sk_tsq_flags`; bit 0 (`TSQF_THROTTLED`): the data waits for the queueing discipline.
     pub tsq_flags: u64,
+    /// How long pacing still forbids the next segment (`tcp_wstamp_ns`), in nanoseconds.
+    pub paced_ns: u64,
     /// Which members were read: bits of [`known`].
     pub known: u32,
     /// Inode number of the network namespace.
@@ -144,6 +161,18 @@ pub struct Snapshot {
     pub partial: u32,
     /// 1 if the application left a record open (`pending_open_record_frags`).
     pub open_record: u32,
+    /// Records whose encryption has not returned (`encrypt_pending`).
+    pub encrypt_pending: u32,
+    /// What the application set by `TCP_MAXSEG`; 0: nothing.
+    pub user_mss: u32,
+    /// Smoothed round-trip time in microseconds, times 8; 0: not measured.
+    pub srtt_us: u32,
+    /// Retransmission timeouts in a row (`icsk_retransmits`).
+    pub retransmits: u32,
+    /// Segments thought lost.
+    pub lost_out: u32,
+    /// Segments retransmitted and in flight.
+    pub retrans_out: u32,
     /// Set to 0; keeps the layout free of padding.
     pub reserved: u32,
 }
@@ -184,8 +213,8 @@ pub struct Tx {
     pub pushing: u32,
     /// 1 if the last send was a `sendpage` call (kernels before 6.5).
     pub sendpage: u32,
-    /// Set to 0; keeps the layout free of padding.
-    pub reserved: u32,
+    /// UTS namespace of the thread that sent last, as an inode number; 0 unless the filter asks.
+    pub uts: u32,
 }
 
 impl Tx {
@@ -207,7 +236,7 @@ impl Tx {
         sending: 0,
         pushing: 0,
         sendpage: 0,
-        reserved: 0,
+        uts: 0,
     };
 }
 
@@ -260,7 +289,7 @@ pub struct Released {
 
 const _: () = {
     assert!(size_of::<Header>() == 32);
-    assert!(size_of::<Snapshot>() == 16 + 8 + 32 + 24 * 4);
+    assert!(size_of::<Snapshot>() == 24 + 8 + 32 + 30 * 4);
     assert!(size_of::<Tx>() == 7 * 8 + 10 * 4);
     assert!(size_of::<Refused>() == 32 + 16 + 16 + size_of::<Tx>() + size_of::<Snapshot>());
     assert!(size_of::<Resumed>() == 32 + 16);

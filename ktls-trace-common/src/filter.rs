@@ -10,8 +10,9 @@ pub struct Filter {
     pub port: u32,
     /// Network namespace, as the inode number of `/proc/PID/ns/net`; 0: any.
     pub netns: u32,
-    /// Set to 0; keeps the layout free of padding.
-    pub reserved: u32,
+    /// UTS namespace of the sending thread, as the inode number of `/proc/PID/ns/uts`; 0: any.
+    /// Every process that a thread starts inherits it, so it marks a whole tree of processes.
+    pub uts: u32,
 }
 
 const _: () = assert!(size_of::<Filter>() == 16);

@@ -49,6 +49,17 @@ macro_rules! layout {
                 tcp_nonagle: Bits::ABSENT,
                 tls_tx_conf: Bits::ABSENT,
             };
+
+            /// Calls `visit` with the name and value of every offset and position.
+            pub fn each_number(&self, mut visit: impl FnMut(&'static str, u32)) {
+                $(visit(stringify!($name), self.$name);)+
+            }
+
+            /// Calls `visit` with the name and place of every bit-field.
+            pub fn each_bits(&self, mut visit: impl FnMut(&'static str, Bits)) {
+                visit("tcp_nonagle", self.tcp_nonagle);
+                visit("tls_tx_conf", self.tls_tx_conf);
+            }
         }
 
         const _: () = assert!(size_of::<Layout>() == (0 $(+ { let _ = stringify!($name); 4 })+) + 2 * size_of::<Bits>());
@@ -86,10 +97,14 @@ layout! {
     sk_sndbuf,
     /// `sock.sk_tsq_flags`.
     sk_tsq_flags,
+    /// `sock.sk_pacing_status`.
+    sk_pacing_status,
     /// `inet_connection_sock.icsk_pending`.
     icsk_pending,
     /// `inet_connection_sock.icsk_probes_out`.
     icsk_probes_out,
+    /// `inet_connection_sock.icsk_retransmits`.
+    icsk_retransmits,
     /// `inet_connection_sock.icsk_ulp_ops`.
     icsk_ulp_ops,
     /// `inet_connection_sock.icsk_ulp_data`.
@@ -118,6 +133,12 @@ layout! {
     tcp_snd_cwnd,
     /// `tcp_sock.notsent_lowat`.
     tcp_notsent_lowat,
+    /// `tcp_sock.rx_opt.user_mss`.
+    tcp_user_mss,
+    /// `tcp_sock.srtt_us`.
+    tcp_srtt_us,
+    /// `tcp_sock.tcp_wstamp_ns`.
+    tcp_wstamp_ns,
     /// `tls_context.prot_info.version`.
     tls_version,
     /// `tls_context.prot_info.cipher_type`.
@@ -126,10 +147,22 @@ layout! {
     tls_partially_sent_record,
     /// `tls_context.pending_open_record_frags`.
     tls_pending_open_record_frags,
+    /// `tls_context.priv_ctx_tx`.
+    tls_priv_ctx_tx,
+    /// `tls_sw_context_tx.encrypt_pending`.
+    tls_encrypt_pending,
+    /// What `encrypt_pending` is while nothing is pending: no offset, but a value.
+    tls_encrypt_idle,
     /// `msghdr.msg_flags`.
     msg_flags,
     /// `sk_buff.cb` plus `tcp_skb_cb.end_seq`.
     skb_end_seq,
+    /// `task_struct.nsproxy`.
+    task_nsproxy,
+    /// `nsproxy.uts_ns`.
+    nsproxy_uts_ns,
+    /// `uts_namespace.ns.inum`.
+    uts_inum,
     /// Position of `flags` in `tls_push_sg`.
     arg_push_sg_flags,
     /// Position of `flags` in `tls_sw_sendpage`.

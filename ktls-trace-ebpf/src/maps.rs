@@ -22,7 +22,7 @@ pub(crate) static FILTER: Filter = Filter {
     tgid: 0,
     port: 0,
     netns: 0,
-    reserved: 0,
+    uts: 0,
 };
 
 /// Events on their way to the user side.
@@ -54,9 +54,15 @@ pub(crate) use layout;
 /// Adds one to a counter.
 #[inline(always)]
 pub(crate) fn count(slot: u32) {
+    add(slot, 1);
+}
+
+/// Adds to a counter.
+#[inline(always)]
+pub(crate) fn add(slot: u32, number: u32) {
     if let Some(value) = COUNTERS.get_ptr_mut(slot) {
         // SAFETY: a slot of a per-CPU array that the lookup has just checked.
-        unsafe { *value += 1 };
+        unsafe { *value += u64::from(number) };
     }
 }
 

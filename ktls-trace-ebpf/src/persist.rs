@@ -1,4 +1,5 @@
-//! The persist timer is armed, fires, and perhaps a zero-window probe is sent.
+//! TCP's timers: the persist timer is armed, fires, and perhaps a zero-window probe is sent; the
+//! retransmission timer fires.
 //!
 //! A persist timer that fires without a zero-window probe is the corked stall; with one, the peer's
 //! window is shut. These run in timer and softirq context: `current` means nothing here.
@@ -54,29 +55,63 @@ fn tcp_send_probe0(ctx: ProbeContext) -> u32 {
     let Some(tls) = sock::tls_context(sk) else {
         return 0;
     };
-    // SAFETY: read only; see `tx_of`.
-    let owner = unsafe { TX.get(sk) }.map_or(0, |tx| (tx.pid_tgid >> 32) as u32);
-    if !sock::wanted(sk, owner) {
+    let (owner, uts) = owner(sk);
+    if !sock::wanted(sk, owner, uts) {
         return 0;
     }
     count(counter::PERSIST_FIRED);
-    let Some(queue) = Queue::read(sk) else {
+    if let Some(queue) = Queue::read(sk) {
+        timer_fired(event::PERSIST_FIRED, sk, tls, &queue);
+    }
+    0
+}
+
+/// `void tcp_enter_loss(struct sock *sk)`: the retransmission timer fired. That matters where bytes wait
+/// behind what is in flight.
+#[kprobe]
+fn tcp_enter_loss(ctx: ProbeContext) -> u32 {
+    let Some(sk) = ctx.arg::<u64>(0) else {
         return 0;
     };
+    let Some(tls) = sock::tls_context(sk) else {
+        return 0;
+    };
+    let (owner, uts) = owner(sk);
+    if !sock::wanted(sk, owner, uts) {
+        return 0;
+    }
+    count(counter::RETRANSMIT_TIMEOUT);
+    if let Some(queue) = Queue::read(sk)
+        && queue.notsent() > 0
+    {
+        timer_fired(event::RETRANSMIT_TIMEOUT, sk, tls, &queue);
+    }
+    0
+}
+
+/// The process that sent last, for a timer has none of its own, and its UTS namespace; 0: not known.
+#[inline(always)]
+fn owner(sk: u64) -> (u32, u32) {
+    // SAFETY: read only; see `tx_of`.
+    unsafe { TX.get(sk) }.map_or((0, 0), |tx| ((tx.pid_tgid >> 32) as u32, tx.uts))
+}
+
+/// Reports the socket whose timer fired, and puts it under suspicion.
+#[inline(always)]
+fn timer_fired(kind: u32, sk: u64, tls: u64, queue: &Queue) {
     let now = monotonic_ns();
-    let generation = match wait::suspect(sk, &queue, now) {
+    let generation = match wait::suspect(sk, queue, now) {
         Suspicion::New(generation) => generation,
         Suspicion::Repeated => {
             // SAFETY: read only.
             match unsafe { SUSPECTS.get(sk) } {
                 Some(suspect) => suspect.generation,
-                None => return 0,
+                None => return,
             }
         }
-        Suspicion::Lost => return 0,
+        Suspicion::Lost => return,
     };
-    wait::report(event::PERSIST_FIRED, sk, tls, now, generation, 0, -1);
-    0
+    wait::report(kind, sk, tls, now, generation, 0, -1);
 }
 
 /// `int tcp_xmit_probe_skb(struct sock *sk, int urgent, int mib)`: a zero-window probe is sent.

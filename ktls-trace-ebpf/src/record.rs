@@ -8,13 +8,10 @@ use ktls_trace_common::counter;
 
 use crate::{
     call::{self, PUSHING},
-    maps::{TX, count, layout},
-    send::{monotonic_ns, tx_of},
+    maps::{TX, add, count, filter, layout},
+    send::{MORE, monotonic_ns, tx_of},
     sock::{self, Queue},
 };
-
-/// `MSG_MORE` of `include/linux/socket.h`.
-const MSG_MORE: u32 = 0x8000;
 
 /// `int tls_push_sg(struct sock *sk, struct tls_context *ctx, struct scatterlist *sg,
 /// u16 first_offset, int flags)`.
@@ -24,14 +21,14 @@ fn tls_push_sg(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let flags = call::flags(&ctx, layout!(arg_push_sg_flags));
-    let Some(queue) = Queue::read(sk) else {
+    let Some(write_seq) = sock::member::<u32>(sk, layout!(tcp_write_seq)) else {
         return 0;
     };
     let now = monotonic_ns();
     if let Some(tx) = tx_of(sk) {
         // A record that was cut short goes on where it stopped: its bytes still belong together.
         if tx.pushing == 0 {
-            tx.push_begin_seq = queue.write_seq;
+            tx.push_begin_seq = write_seq;
         }
         tx.push_flags = flags.unwrap_or(0);
         tx.pushing = 1;
@@ -52,7 +49,6 @@ fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
     let Some(write_seq) = sock::member::<u32>(call.sk, layout!(tcp_write_seq)) else {
         return 0;
     };
-    count(counter::RECORDS);
     if let Some(tx) = TX.get_ptr_mut(call.sk) {
         // SAFETY: see `tx_of`.
         let tx = unsafe { &mut *tx };
@@ -62,10 +58,30 @@ fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
         tx.record_flags = tx.push_flags;
         tx.pushing = 0;
         tx.records += 1;
-        if tx.record_flags & MSG_MORE != 0 {
+        let more = tx.record_flags & MORE != 0;
+        if more {
             tx.records_more += 1;
-            count(counter::RECORDS_MORE);
+        }
+        if sock::wanted(call.sk, (tx.pid_tgid >> 32) as u32, tx.uts) {
+            count(counter::RECORDS);
+            add(counter::RECORD_BYTES, tx.record_bytes);
+            if more {
+                count(counter::RECORDS_MORE);
+                // Several reads a record, which only who asks for one workload pays for.
+                if filter().uts != 0
+                    && Queue::read(call.sk).is_some_and(|queue| held_below_mss(&queue))
+                {
+                    count(counter::RECORDS_HELD);
+                }
+            }
         }
     }
     0
+}
+
+/// Less than one segment is left unsent although the peer would take it.
+#[inline(always)]
+fn held_below_mss(queue: &Queue) -> bool {
+    let notsent = queue.notsent();
+    0 < notsent && notsent < queue.mss && queue.snd_wnd >= queue.in_flight().saturating_add(notsent)
 }

@@ -13,6 +13,11 @@ use crate::{
     sock,
 };
 
+/// `MSG_MORE` of `include/linux/socket.h`, and `MSG_SENDPAGE_NOTLAST` before 6.5, which says the same.
+pub(crate) const MORE: u32 = 0x8000 | 0x2_0000;
+/// `MSG_SPLICE_PAGES` of `include/linux/socket.h`, since 6.5.
+const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
+
 /// The state kept for a socket, made if there is none yet.
 #[inline(always)]
 pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
@@ -27,14 +32,25 @@ pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
 
 #[inline(always)]
 fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
-    count(counter::SENDS);
     let now = monotonic_ns();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let uts = sock::current_uts();
+    if sock::wanted(sk, (pid_tgid >> 32) as u32, uts) {
+        count(counter::SENDS);
+        if sendpage == 1 || flags & MSG_SPLICE_PAGES != 0 {
+            count(counter::SENDS_SPLICE);
+            if flags & MORE != 0 {
+                count(counter::SENDS_SPLICE_MORE);
+            }
+        }
+    }
     if let Some(tx) = tx_of(sk) {
         tx.send_begin_ns = now;
         tx.send_flags = flags;
         tx.send_size = size;
         tx.sendpage = sendpage;
-        tx.pid_tgid = bpf_get_current_pid_tgid();
+        tx.pid_tgid = pid_tgid;
+        tx.uts = uts;
         tx.sending = 1;
     }
     call::enter(&SENDING, sk, now);

@@ -1,6 +1,6 @@
 //! Reads a `struct sock` through the layout.
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
 use ktls_trace_common::{
     event::{Snapshot, known},
     layout::{ABSENT, Bits},
@@ -114,12 +114,29 @@ pub(crate) fn ports(sk: u64) -> u32 {
     (u32::from(dport) << 16) | u32::from(sport)
 }
 
-/// Whether the user asked to look at this socket. `tgid` is 0 where the owner is not known, and
-/// then a filter on the process lets nothing through.
+/// Inode number of the current thread's UTS namespace; 0 unless the filter asks for one.
 #[inline(always)]
-pub(crate) fn wanted(sk: u64, tgid: u32) -> bool {
+pub(crate) fn current_uts() -> u32 {
+    if filter().uts == 0 {
+        return 0;
+    }
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    member::<u64>(task, layout!(task_nsproxy))
+        .and_then(|nsproxy| member::<u64>(nsproxy, layout!(nsproxy_uts_ns)))
+        .and_then(|uts| member(uts, layout!(uts_inum)))
+        .unwrap_or(0)
+}
+
+/// Whether the user asked to look at this socket. `tgid` and `uts` are those of its sender, and 0
+/// where that is not known: then a filter on them lets nothing through.
+#[inline(always)]
+pub(crate) fn wanted(sk: u64, tgid: u32, uts: u32) -> bool {
     let filter = filter();
     if filter.tgid != 0 && filter.tgid != tgid {
+        return false;
+    }
+    if filter.uts != 0 && filter.uts != uts {
         return false;
     }
     if filter.port != 0 {
@@ -139,117 +156,289 @@ pub(crate) fn wanted(sk: u64, tgid: u32) -> bool {
     true
 }
 
+/// Stores a value and sets its bit, or stores 0 and leaves the bit clear. For a caller that vouches for
+/// `out`.
+macro_rules! put {
+    ($out:ident, $seen:ident, $field:ident, $value:expr, $bit:expr) => {
+        let value = $value;
+        if value.is_some() {
+            $seen |= $bit;
+        }
+        // SAFETY: the caller vouches for `out`.
+        unsafe { (*$out).$field = value.unwrap_or(0) };
+    };
+}
+
 /// Writes the whole state of the socket to `out`.
 ///
 /// # Safety
 ///
 /// `out` must be valid for writes; nothing is read from it before it is written.
 #[inline(always)]
-pub(crate) unsafe fn snapshot(sk: u64, tls: u64, out: *mut Snapshot) {
-    let mut seen = 0;
-    /// Stores a value, or 0 with its bit left clear.
-    macro_rules! put {
-        ($field:ident, $value:expr, $bit:expr) => {
-            let value = $value;
-            if value.is_some() {
-                seen |= $bit;
-            }
-            // SAFETY: the caller vouches for `out`.
-            unsafe { (*out).$field = value.unwrap_or(0) };
-        };
-    }
-
-    let net = member::<u64>(sk, layout!(skc_net)).unwrap_or(0);
-    put!(
-        cookie,
-        member(sk, layout!(skc_cookie)).filter(|&cookie: &u64| cookie != 0),
-        known::COOKIE
-    );
-    put!(netns, member(net, layout!(net_inum)), known::NETNS);
-    put!(notsent_lowat, notsent_lowat(sk), known::LOWAT);
-    if member::<u32>(sk, layout!(tcp_notsent_lowat)).is_some_and(|own| own != 0) {
-        seen |= known::LOWAT_OWN;
-    }
-    put!(nonagle, bits(sk, bit_field!(tcp_nonagle)), known::NONAGLE);
-    put!(
-        pending,
-        member::<u8>(sk, layout!(icsk_pending)).map(u32::from),
-        known::PENDING
-    );
-    put!(
-        probes_out,
-        member::<u8>(sk, layout!(icsk_probes_out)).map(u32::from),
-        known::PROBES_OUT
-    );
-    put!(tx_conf, bits(tls, bit_field!(tls_tx_conf)), known::TX_CONF);
-    put!(
-        tls_version,
-        member::<u16>(tls, layout!(tls_version)).map(u32::from),
-        known::TLS_VERSION
-    );
-    put!(
-        cipher_type,
-        member::<u16>(tls, layout!(tls_cipher_type)).map(u32::from),
-        known::CIPHER
-    );
-    put!(
-        partial,
-        member::<u64>(tls, layout!(tls_partially_sent_record)).map(|record| u32::from(record != 0)),
-        known::PARTIAL
-    );
-    put!(
-        open_record,
-        member::<u8>(tls, layout!(tls_pending_open_record_frags)).map(u32::from),
-        known::OPEN_RECORD
-    );
-    put!(snd_cwnd, member(sk, layout!(tcp_snd_cwnd)), known::CWND);
-    put!(tsq_flags, member(sk, layout!(sk_tsq_flags)), known::TSQ);
-    put!(wmem_queued, member(sk, layout!(sk_wmem_queued)), known::MEM);
-    put!(sndbuf, member(sk, layout!(sk_sndbuf)), known::MEM);
-
-    let packets_out = member::<u32>(sk, layout!(tcp_packets_out));
-    put!(in_flight, in_flight(sk, packets_out), known::IN_FLIGHT);
-
-    let mut tcp = 0;
-    /// Stores a member that counts only together with the others of its kind.
-    macro_rules! put_tcp {
-        ($field:ident, $value:expr) => {
-            let value = $value;
-            if value.is_some() {
-                tcp += 1;
-            }
-            // SAFETY: the caller vouches for `out`.
-            unsafe { (*out).$field = value.unwrap_or(0) };
-        };
-    }
-    put_tcp!(packets_out, packets_out);
-    put_tcp!(write_seq, member(sk, layout!(tcp_write_seq)));
-    put_tcp!(snd_nxt, member(sk, layout!(tcp_snd_nxt)));
-    put_tcp!(snd_una, member(sk, layout!(tcp_snd_una)));
-    put_tcp!(snd_wnd, member(sk, layout!(tcp_snd_wnd)));
-    put_tcp!(mss, member(sk, layout!(tcp_mss_cache)));
-    put_tcp!(state, member::<u8>(sk, layout!(skc_state)).map(u32::from));
-    if tcp == 7 {
-        seen |= known::TCP;
-    }
-
+pub(crate) unsafe fn snapshot(sk: u64, tls: u64, now: u64, out: *mut Snapshot) {
     // SAFETY: the caller vouches for `out`.
     unsafe {
-        if tuple(sk, out) {
-            seen |= known::TUPLE;
-        }
+        let seen = queue_state(sk, out)
+            | gate_state(sk, out)
+            | timer_state(sk, out)
+            | network_state(sk, now, out)
+            | tls_state(tls, out)
+            | tuple(sk, out);
         (*out).known = seen;
         (*out).reserved = 0;
     }
 }
 
-/// Writes addresses and ports to `out`; whether they could be read.
+/// Writes what decides about sending, which counts only together; the bits that were set.
 ///
 /// # Safety
 ///
 /// As for [`snapshot`].
 #[inline(always)]
-unsafe fn tuple(sk: u64, out: *mut Snapshot) -> bool {
+unsafe fn queue_state(sk: u64, out: *mut Snapshot) -> u32 {
+    let mut read = 0;
+    put!(
+        out,
+        read,
+        packets_out,
+        member(sk, layout!(tcp_packets_out)),
+        1
+    );
+    put!(
+        out,
+        read,
+        write_seq,
+        member(sk, layout!(tcp_write_seq)),
+        1 << 1
+    );
+    put!(out, read, snd_nxt, member(sk, layout!(tcp_snd_nxt)), 1 << 2);
+    put!(out, read, snd_una, member(sk, layout!(tcp_snd_una)), 1 << 3);
+    put!(out, read, snd_wnd, member(sk, layout!(tcp_snd_wnd)), 1 << 4);
+    put!(out, read, mss, member(sk, layout!(tcp_mss_cache)), 1 << 5);
+    put!(
+        out,
+        read,
+        state,
+        member::<u8>(sk, layout!(skc_state)).map(u32::from),
+        1 << 6
+    );
+    if read == 0b111_1111 { known::TCP } else { 0 }
+}
+
+/// Writes both gates and what the application set; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn gate_state(sk: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    put!(out, seen, notsent_lowat, notsent_lowat(sk), known::LOWAT);
+    if member::<u32>(sk, layout!(tcp_notsent_lowat)).is_some_and(|own| own != 0) {
+        seen |= known::LOWAT_OWN;
+    }
+    put!(
+        out,
+        seen,
+        wmem_queued,
+        member(sk, layout!(sk_wmem_queued)),
+        known::MEM
+    );
+    put!(
+        out,
+        seen,
+        sndbuf,
+        member(sk, layout!(sk_sndbuf)),
+        known::MEM
+    );
+    put!(
+        out,
+        seen,
+        nonagle,
+        bits(sk, bit_field!(tcp_nonagle)),
+        known::NONAGLE
+    );
+    put!(
+        out,
+        seen,
+        user_mss,
+        member::<u16>(sk, layout!(tcp_user_mss)).map(u32::from),
+        known::USER_MSS
+    );
+    seen
+}
+
+/// Writes the state of the timers; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn timer_state(sk: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    /// A counter or number of one byte.
+    macro_rules! byte {
+        ($field:ident, $member:ident, $bit:expr) => {
+            put!(
+                out,
+                seen,
+                $field,
+                member::<u8>(sk, layout!($member)).map(u32::from),
+                $bit
+            );
+        };
+    }
+    byte!(pending, icsk_pending, known::PENDING);
+    byte!(probes_out, icsk_probes_out, known::PROBES_OUT);
+    byte!(retransmits, icsk_retransmits, known::RETRANSMITS);
+    seen
+}
+
+/// Writes what the network lets through; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn network_state(sk: u64, now: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    put!(out, seen, in_flight, in_flight(sk), known::IN_FLIGHT);
+    put!(
+        out,
+        seen,
+        snd_cwnd,
+        member(sk, layout!(tcp_snd_cwnd)),
+        known::CWND
+    );
+    put!(
+        out,
+        seen,
+        srtt_us,
+        member(sk, layout!(tcp_srtt_us)),
+        known::SRTT
+    );
+    put!(
+        out,
+        seen,
+        lost_out,
+        member(sk, layout!(tcp_lost_out)),
+        known::LOSS
+    );
+    put!(
+        out,
+        seen,
+        retrans_out,
+        member(sk, layout!(tcp_retrans_out)),
+        known::LOSS
+    );
+    put!(
+        out,
+        seen,
+        tsq_flags,
+        member(sk, layout!(sk_tsq_flags)),
+        known::TSQ
+    );
+    put!(out, seen, paced_ns, paced_ns(sk, now), known::PACED);
+    seen
+}
+
+/// Writes the state of TLS; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn tls_state(tls: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    put!(
+        out,
+        seen,
+        tx_conf,
+        bits(tls, bit_field!(tls_tx_conf)),
+        known::TX_CONF
+    );
+    put!(
+        out,
+        seen,
+        tls_version,
+        member::<u16>(tls, layout!(tls_version)).map(u32::from),
+        known::TLS_VERSION
+    );
+    put!(
+        out,
+        seen,
+        cipher_type,
+        member::<u16>(tls, layout!(tls_cipher_type)).map(u32::from),
+        known::CIPHER
+    );
+    put!(
+        out,
+        seen,
+        partial,
+        member::<u64>(tls, layout!(tls_partially_sent_record)).map(|record| u32::from(record != 0)),
+        known::PARTIAL
+    );
+    put!(
+        out,
+        seen,
+        open_record,
+        member::<u8>(tls, layout!(tls_pending_open_record_frags)).map(u32::from),
+        known::OPEN_RECORD
+    );
+    put!(
+        out,
+        seen,
+        encrypt_pending,
+        encrypt_pending(tls),
+        known::ENCRYPT
+    );
+    seen
+}
+
+/// How long pacing still forbids the next segment: until `tcp_wstamp_ns`, if the socket is paced at all
+/// (`SK_PACING_NONE` is 0).
+#[inline(always)]
+fn paced_ns(sk: u64, now: u64) -> Option<u64> {
+    let status: u32 = member(sk, layout!(sk_pacing_status))?;
+    let wstamp: u64 = member(sk, layout!(tcp_wstamp_ns))?;
+    Some(if status == 0 {
+        0
+    } else {
+        wstamp.saturating_sub(now)
+    })
+}
+
+/// Records whose encryption has not returned.
+#[inline(always)]
+pub(crate) fn encrypt_pending(tls: u64) -> Option<u32> {
+    let context: u64 = member(tls, layout!(tls_priv_ctx_tx))?;
+    let pending: u32 = member(context, layout!(tls_encrypt_pending))?;
+    Some(pending.saturating_sub(layout!(tls_encrypt_idle)))
+}
+
+/// Writes what names the socket; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn tuple(sk: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    let net = member::<u64>(sk, layout!(skc_net)).unwrap_or(0);
+    put!(
+        out,
+        seen,
+        netns,
+        member(net, layout!(net_inum)),
+        known::NETNS
+    );
+    put!(
+        out,
+        seen,
+        cookie,
+        member(sk, layout!(skc_cookie)).filter(|&cookie: &u64| cookie != 0),
+        known::COOKIE
+    );
     let family = member::<u16>(sk, layout!(skc_family)).map_or(0, u32::from);
     let ports = ports(sk);
     let addresses = if family == AF_INET6 {
@@ -260,6 +449,9 @@ unsafe fn tuple(sk: u64, out: *mut Snapshot) -> bool {
             .zip(member::<[u8; 4]>(sk, layout!(skc_daddr)))
             .map(|(src, dst)| (widen(src), widen(dst)))
     };
+    if addresses.is_some() {
+        seen |= known::TUPLE;
+    }
     let (src, dst) = addresses.unwrap_or(([0; 16], [0; 16]));
     // SAFETY: the caller vouches for `out`.
     unsafe {
@@ -269,7 +461,7 @@ unsafe fn tuple(sk: u64, out: *mut Snapshot) -> bool {
         (*out).src = src;
         (*out).dst = dst;
     }
-    addresses.is_some()
+    seen
 }
 
 /// An IPv4 address in the first bytes of the wide form.
@@ -280,12 +472,13 @@ fn widen([a, b, c, d]: [u8; 4]) -> [u8; 16] {
 
 /// `tcp_packets_in_flight()`.
 #[inline(always)]
-fn in_flight(sk: u64, packets_out: Option<u32>) -> Option<u32> {
+fn in_flight(sk: u64) -> Option<u32> {
+    let packets_out = member::<u32>(sk, layout!(tcp_packets_out))?;
     let sacked = member::<u32>(sk, layout!(tcp_sacked_out))?;
     let lost = member::<u32>(sk, layout!(tcp_lost_out))?;
     let retrans = member::<u32>(sk, layout!(tcp_retrans_out))?;
     Some(
-        packets_out?
+        packets_out
             .wrapping_sub(sacked.wrapping_add(lost))
             .wrapping_add(retrans),
     )

@@ -36,14 +36,14 @@ fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let pid_tgid = bpf_get_current_pid_tgid();
-    if !sock::wanted(sk, (pid_tgid >> 32) as u32) {
+    if !sock::wanted(sk, (pid_tgid >> 32) as u32, sock::current_uts()) {
         return 0;
     }
     count(counter::REFUSED);
     let Some(queue) = Queue::read(sk) else {
         return 0;
     };
-    if !may_matter(sk, &queue) {
+    if !may_matter(sk, tls, &queue) {
         count(counter::BACK_PRESSURE);
         return 0;
     }
@@ -103,16 +103,19 @@ fn sk_stream_wait_memory_ret(ctx: RetProbeContext) -> u32 {
 }
 
 /// Whether a refused writer can be more than ordinary back-pressure: bytes wait unsent while nothing
-/// is in flight whose acknowledgement could open the gate; or less than one segment waits, and
-/// either that alone shuts the gate or next to nothing is in flight.
+/// is in flight whose acknowledgement could open the gate; or nothing is unsent and yet next to nothing in
+/// flight; or less than one segment waits, and either that alone shuts the gate or next to nothing is in
+/// flight.
 #[inline(always)]
-fn may_matter(sk: u64, queue: &Queue) -> bool {
+fn may_matter(sk: u64, tls: u64, queue: &Queue) -> bool {
     let notsent = queue.notsent();
-    if notsent == 0 {
-        return false;
-    }
     if queue.in_flight() == 0 {
-        return true;
+        // An empty queue is about to let the writer in, unless the cipher has what would fill it.
+        return notsent > 0 || sock::encrypt_pending(tls).is_some_and(|records| records > 0);
+    }
+    let next_to_nothing = queue.in_flight() < queue.mss.saturating_mul(2);
+    if notsent == 0 {
+        return next_to_nothing;
     }
     // Whole segments, or more than the peer will take: what is in flight keeps it going, and if the
     // window stays shut the persist timer tells.
@@ -120,7 +123,7 @@ fn may_matter(sk: u64, queue: &Queue) -> bool {
         return false;
     }
     let shut_by_notsent = sock::notsent_lowat(sk).is_none_or(|lowat| notsent >= lowat);
-    shut_by_notsent || queue.in_flight() < queue.mss.saturating_mul(2)
+    shut_by_notsent || next_to_nothing
 }
 
 /// What became of an attempt to put a socket under suspicion.
@@ -200,7 +203,7 @@ pub(crate) fn report(
             Some(tx) => (*out).tx = *tx,
             None => (*out).tx = Tx::NONE,
         }
-        sock::snapshot(sk, tls, &raw mut (*out).snapshot);
+        sock::snapshot(sk, tls, now, &raw mut (*out).snapshot);
     }
     entry.submit(0);
 }

@@ -4,12 +4,14 @@
 //! Data flows one way: [`kernel`], [`probe`] and [`sockdiag`] → [`observe`] → [`correlate`] →
 //! [`export`] and [`report`]. [`watch`] wires them; [`workload`] makes something to look at.
 
+pub mod confirm;
 pub mod correlate;
 pub mod export;
 pub mod kernel;
 pub mod observe;
 pub mod probe;
 pub mod report;
+pub mod snapshot;
 pub mod sockdiag;
 pub mod watch;
 pub mod workload;

@@ -24,7 +24,10 @@ struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(cli::run::Args),
+    Replay(cli::replay::Args),
+    Snapshot(cli::snapshot::Args),
     Repro(cli::repro::Args),
+    Confirm(cli::confirm::Args),
     Doctor(cli::doctor::Args),
     Schema(cli::schema::Args),
 }
@@ -34,9 +37,12 @@ fn main() -> ExitCode {
     log_to_stderr(verbose);
     match verb {
         Verb::Run(args) => cli::run::run(&args, verbose >= 2),
+        Verb::Replay(args) => cli::replay::run(&args),
+        Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Repro(args) => cli::repro::run(&args),
+        Verb::Confirm(args) => cli::confirm::run(&args, verbose >= 2),
         Verb::Doctor(args) => cli::doctor::run(&args),
-        Verb::Schema(_) => cli::schema::run(),
+        Verb::Schema(args) => cli::schema::run(&args),
     }
 }
 

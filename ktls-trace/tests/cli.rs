@@ -36,7 +36,15 @@ fn bad_arguments_are_named() {
         (&["run", "--port", "70000"], "70000"),
         (&["run", "--no-bpf", "--pid", "1"], "--pid"),
         (&["repro", "--mode", "telepathy"], "telepathy"),
+        (&["confirm", "--mss", "5"], "--mss"),
+        (&["confirm", "--duration", "1ms"], "1ms"),
+        (&["confirm", "true"], "true"),
         (&["watch"], "watch"),
+        (&["snapshot", "--interval", "soon"], "soon"),
+        (&["snapshot", "--interval", "2h"], "2h"),
+        (&["snapshot", "--port", "0"], "0"),
+        (&["snapshot", "--netns", ""], "--netns"),
+        (&["schema", "everything"], "everything"),
     ] {
         let output = ktls_trace(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -61,6 +69,91 @@ fn the_schema_is_json_and_names_every_event() {
         "stopped",
     ] {
         assert!(text.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+#[test]
+fn the_schema_of_a_snapshot_describes_every_field() {
+    let output = ktls_trace(&["schema", "snapshot"]);
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_described(&schema, "");
+    let text = schema.to_string();
+    for name in ["sockets", "rwnd_limited", "candidates", "cannot_see"] {
+        assert!(text.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
+/// Every property below has a description.
+fn assert_described(schema: &serde_json::Value, at: &str) {
+    let serde_json::Value::Object(members) = schema else {
+        return;
+    };
+    for (name, member) in members {
+        let below = format!("{at}/{name}");
+        if name == "properties" {
+            for (property, described) in member.as_object().into_iter().flatten() {
+                assert!(described["description"].is_string(), "{below}/{property}");
+            }
+        }
+        assert_described(member, &below);
+    }
+}
+
+#[test]
+fn a_namespace_that_cannot_be_entered_is_named() {
+    for file in ["/nonexistent/netns", "/proc/self/status"] {
+        let output = ktls_trace(&["snapshot", "--netns", file]);
+        assert_eq!(output.status.code(), Some(2), "{file}");
+        assert!(output.stdout.is_empty());
+        let line = only_line(&output);
+        assert!(line.contains(file), "{line}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_host_without_ktls_says_so_or_why_it_cannot() {
+    for arguments in [
+        &["snapshot", "--interval", "0s", "--json"][..],
+        &["snapshot", "--interval", "50ms", "--netns", "self"],
+        &["snapshot", "--interval", "0s", "--port", "1"],
+    ] {
+        let output = ktls_trace(arguments);
+        // A machine without sock_diag can't be asked.
+        if output.status.code() == Some(2) {
+            let line = only_line(&output);
+            assert!(line.contains("sock"), "{line}");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        if arguments.contains(&"--json") {
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(json["event"], "snapshot");
+            assert!(json["interval_ms"].is_null(), "one pass has no interval");
+            assert_eq!(json["namespaces"][0]["own"], true);
+        } else {
+            assert!(text.contains("kTLS socket"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure_of_a_snapshot() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ktls-trace"))
+        .args(["snapshot", "--interval", "300ms", "--netns", "self"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    if output.status.code() == Some(2) {
+        let line = only_line(&output);
+        assert!(line.contains("sock"), "{line}");
+    } else {
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stderr.is_empty());
     }
 }
 
@@ -127,4 +220,20 @@ fn a_signal_ends_it_with_its_last_event_written() {
     assert!(written().ends_with('\n'));
     assert!(written().lines().last().unwrap().contains("\"stopped\""));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_findings_of_confirm_have_a_schema_too() {
+    let output = ktls_trace(&["schema", "confirm"]);
+    assert!(output.status.success());
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = schema.to_string();
+    for name in [
+        "broken_at",
+        "flag-reaches-tcp",
+        "could-not-tell",
+        "small-mss",
+    ] {
+        assert!(text.contains(&format!("\"{name}\"")), "{name} is missing");
+    }
 }

@@ -9,7 +9,11 @@ use std::{
 
 use ktls_trace::{
     kernel::{
-        Facts, Plan, btf, capabilities, modules, modules::Tls, plan::Choice, sysctl::Settings,
+        Facts, Plan, btf, capabilities,
+        modules::{self, Tls},
+        plan::Choice,
+        sysctl::Settings,
+        without::{self, Without},
     },
     probe::{self, Verified},
     sockdiag::{Filter, SockDiag, States},
@@ -33,9 +37,9 @@ pub(crate) struct Args {
     /// Also have the kernel verify every eBPF program; none is attached
     #[arg(long)]
     verify: bool,
-    /// Leave this kernel function alone, as if it could not be hooked (can be repeated)
-    #[arg(long, value_name = "FUNCTION")]
-    without: Vec<String>,
+    /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
+    #[arg(long, value_name = "NAME")]
+    without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)
     #[arg(long, default_value = btf::DIRECTORY, value_name = "DIR")]
     btf: PathBuf,
@@ -99,8 +103,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 
 /// Looks at the host.
 fn look(args: &Args) -> io::Result<Findings> {
-    let facts = Facts::gather_from(&args.btf);
-    let plan = Plan::new(&facts, &args.without);
+    let without: Without = args.without.iter().cloned().collect();
+    let facts = Facts::gather_from(&args.btf, &without);
+    let plan = Plan::new(&facts, &without.functions);
     let settings = Settings::read();
     let capabilities_missing = capabilities::missing();
     // The netlink socket is registered with the runtime when it is opened.

@@ -1,9 +1,14 @@
 //! One file for each verb, and nothing but argument reading and wiring.
 
+pub(crate) mod confirm;
 pub(crate) mod doctor;
+pub(crate) mod output;
+pub(crate) mod replay;
 pub(crate) mod repro;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod sending;
+pub(crate) mod snapshot;
 pub(crate) mod units;
 
 use std::process::ExitCode;

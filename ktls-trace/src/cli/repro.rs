@@ -2,6 +2,8 @@
 
 use std::{
     io::{self, Write},
+    net::IpAddr,
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -12,13 +14,12 @@ use std::{
 };
 
 use clap::ValueEnum;
-use ktls_trace::workload::{
-    self, Cipher, Config, Mode, Receiver, Report, STALLING_NOTSENT_LOWAT, TlsVersion,
-};
+use ktls_trace::workload::{self, Config, Receiver, Report};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{
     cannot,
+    sending::{Lowat, Sending},
     units::{parse_size, parse_size32, parse_time},
 };
 
@@ -28,33 +29,23 @@ const FAILED: u8 = 1;
 /// Reproduce the stall: kernel-TLS senders over loopback, no privileges, no host setting changed
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How bytes are handed to the socket
-    #[arg(long, value_enum, default_value = "sendfile")]
-    mode: Mode,
-    /// TLS version of the records
-    #[arg(long, value_enum, default_value = "1.3", value_name = "VERSION")]
-    tls: TlsVersion,
-    /// Cipher of the records
-    #[arg(long, value_enum, default_value = "aes-128-gcm")]
-    cipher: Cipher,
-    /// `TCP_MAXSEG` in bytes [default: the path's]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(88..=32767))]
-    mss: Option<u32>,
-    /// `TCP_NOTSENT_LOWAT` of the sender in bytes, or `stock` to leave the host's
-    #[arg(long, default_value_t = Lowat(Some(STALLING_NOTSENT_LOWAT)), value_name = "BYTES|stock", value_parser = parse_lowat)]
-    notsent_lowat: Lowat,
-    /// `SO_SNDBUF` of the sender; the kernel doubles it [default: left to the kernel]
+    #[command(flatten)]
+    sending: Sending,
+    /// Send with `MSG_MORE`, leaving a record open (with `--mode write`)
+    #[arg(long)]
+    msg_more: bool,
+    /// Find the holds without any hook, from `SIOCOUTQNSD` and the receiver's arrivals
+    #[arg(long)]
+    find_holds: bool,
+    /// Time between two send calls
+    #[arg(long, default_value = "0s", value_name = "TIME", value_parser = parse_time)]
+    pause: Duration,
+    /// `SO_RCVBUF` of the receiver; the kernel doubles it [default: left to the kernel, 16K for `--receiver stop`]
     #[arg(long, value_name = "SIZE", value_parser = parse_size32)]
-    sndbuf: Option<u32>,
-    /// Send without blocking and wait for `EPOLLOUT`
-    #[arg(long)]
-    nonblocking: bool,
-    /// Set `TCP_CORK` on the sender
-    #[arg(long)]
-    cork: bool,
-    /// Set `TCP_NODELAY` on the sender
-    #[arg(long)]
-    nodelay: bool,
+    rcvbuf: Option<u32>,
+    /// `SO_MAX_PACING_RATE` of the sender in bytes a second
+    #[arg(long, value_name = "SIZE", value_parser = parse_size32)]
+    pacing_rate: Option<u32>,
     /// Connections at the same time
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -76,15 +67,21 @@ pub(crate) struct Args {
     /// Size of the file that is sent over and over
     #[arg(long, default_value = "4M", value_name = "SIZE", value_parser = parse_size)]
     file_size: u64,
-    /// Most bytes handed to one send call [default: the whole file]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    chunk: Option<u64>,
     /// Time between connecting and the first byte, for a tracer to attach
     #[arg(long, default_value = "0s", value_name = "TIME", value_parser = parse_time)]
     hold: Duration,
+    /// Address of the sending end [default: the loopback's]
+    #[arg(long, value_name = "IP", conflicts_with = "ipv6")]
+    address: Option<IpAddr>,
+    /// Network namespace of the receiving end, as /proc/PID/ns/net (needs `CAP_SYS_ADMIN`) [default: the same]
+    #[arg(long, value_name = "PATH", requires = "address")]
+    receiver_netns: Option<PathBuf>,
     /// Connect over `::1`
     #[arg(long)]
     ipv6: bool,
+    /// Connect over `::ffff:127.0.0.1`, as an IPv4 peer of a dual-stack listener
+    #[arg(long, conflicts_with = "ipv6")]
+    ipv4_mapped: bool,
     /// Port of the sending end [default: an ephemeral one]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
@@ -102,19 +99,6 @@ enum ReceiverKind {
     Slow,
     /// Reads some bytes and then never again
     Stop,
-}
-
-/// `--notsent-lowat`: a number of bytes, or `None` for the host's.
-#[derive(Clone, Copy, Debug)]
-struct Lowat(Option<u32>);
-
-impl std::fmt::Display for Lowat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(bytes) => bytes.fmt(f),
-            None => f.write_str("stock"),
-        }
-    }
 }
 
 /// Runs the workload and prints its report.
@@ -166,15 +150,11 @@ fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
 impl Args {
     fn config(&self) -> Config {
         Config {
-            mode: self.mode,
-            tls: self.tls,
-            cipher: self.cipher,
-            mss: self.mss,
-            notsent_lowat: self.notsent_lowat.0,
-            sndbuf: self.sndbuf,
-            nonblocking: self.nonblocking,
-            cork: self.cork,
-            nodelay: self.nodelay,
+            msg_more: self.msg_more,
+            find_holds: self.find_holds,
+            pause: self.pause,
+            rcvbuf: self.rcvbuf,
+            pacing_rate: self.pacing_rate,
             connections: self.connections,
             receiver: match self.receiver {
                 ReceiverKind::Drain => Receiver::Drain,
@@ -188,10 +168,13 @@ impl Args {
             bytes: self.bytes,
             duration: self.duration,
             file_size: self.file_size,
-            chunk: self.chunk,
             hold: self.hold,
+            address: self.address,
+            receiver_netns: self.receiver_netns.clone(),
             ipv6: self.ipv6,
+            ipv4_mapped: self.ipv4_mapped,
             port: self.port,
+            ..self.sending.config()
         }
     }
 }
@@ -249,14 +232,6 @@ fn print(report: &Report, json: bool, out: &mut impl Write) -> io::Result<()> {
 
 fn known(number: Option<u32>) -> String {
     number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
-}
-
-fn parse_lowat(text: &str) -> Result<Lowat, String> {
-    if text == "stock" {
-        Ok(Lowat(None))
-    } else {
-        parse_size32(text).map(|bytes| Lowat(Some(bytes)))
-    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,39 @@
 //! `ktls-trace run`: watches this host until stopped and reports stalls.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::ValueEnum;
 use ktls_trace::{
     correlate,
-    export::{Format, Lines},
-    kernel::btf,
+    kernel::{btf, namespaces::Which, netns, without},
+    observe::recording::{self, Recorder},
     watch,
 };
 use ktls_trace_common::filter::Filter;
 
-use super::{cannot, units::parse_time};
+use super::{
+    cannot,
+    output::Output,
+    units::{parse_netns, parse_size, parse_time},
+};
 
 /// Watch this host until stopped; report stalls
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where events go: a file, or - for stdout
-    #[arg(long, default_value = "-", value_name = "FILE|-")]
-    output: PathBuf,
-    /// In which form
-    #[arg(long, value_enum, default_value = "text")]
-    format: FormatName,
+    #[command(flatten)]
+    output: Output,
+    /// Record everything that is observed in this new file, for `ktls-trace replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Replace addresses and names in the recording (not in the events)
+    #[arg(long, requires = "record")]
+    anonymize: bool,
+    /// End the recording, not the run, at about this length
+    #[arg(long, requires = "record", default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
+    record_limit: u64,
     /// Report bytes held longer than this
     #[arg(long, default_value = "20ms", value_name = "TIME", value_parser = parse_positive_time)]
     threshold: Duration,
@@ -37,38 +49,31 @@ pub(crate) struct Args {
     /// Look at connections with this local or remote port only
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+    /// Network namespaces: all, the own one, or the one of a file such as /proc/PID/ns/net or /run/netns/NAME
+    #[arg(long, default_value = "all", value_name = "all|self|PATH", value_parser = parse_netns)]
+    netns: Which,
     /// Use no kernel hooks: ask `sock_diag` only
     #[arg(long, conflicts_with_all = ["pid"])]
     no_bpf: bool,
-    /// Leave this kernel function alone, as if it could not be hooked (can be repeated)
-    #[arg(long, value_name = "FUNCTION")]
-    without: Vec<String>,
+    /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
+    #[arg(long, value_name = "NAME")]
+    without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)
     #[arg(long, default_value = btf::DIRECTORY, value_name = "DIR")]
     btf: PathBuf,
 }
 
-/// The form of the output.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FormatName {
-    /// For people
-    Text,
-    /// One JSON object a line, schema ktls-trace/1
-    Jsonl,
-}
-
 /// Runs the daemon.
 pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
-    let format = match args.format {
-        FormatName::Text => Format::Text,
-        FormatName::Jsonl => Format::JsonLines,
+    let options = match args.options(programs_log) {
+        Ok(options) => options,
+        Err(error) => return cannot("run", &error),
     };
-    let lines = if args.output.as_os_str() == "-" {
-        Ok(Lines::stdout(format))
-    } else {
-        Lines::file(&args.output, format)
+    let recorder = match args.recording().map(Recorder::create).transpose() {
+        Ok(recorder) => recorder,
+        Err(error) => return cannot("run", &error),
     };
-    let lines = match lines {
+    let lines = match args.output.lines() {
         Ok(lines) => lines,
         Err(error) => return cannot("run", &error),
     };
@@ -80,15 +85,28 @@ pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
         Err(error) => return cannot("run", &format_args!("cannot start: {error}")),
     };
     let ready = |line: &str| eprintln!("ktls-trace: {line}");
-    match runtime.block_on(watch::run(args.options(programs_log), lines, ready)) {
+    match runtime.block_on(watch::run(options, lines, recorder, ready)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cannot("run", &error),
     }
 }
 
 impl Args {
-    fn options(&self, programs_log: bool) -> watch::Options {
-        watch::Options {
+    fn recording(&self) -> Option<recording::Options> {
+        self.record.as_ref().map(|path| recording::Options {
+            path: path.clone(),
+            anonymize: self.anonymize,
+            limit_bytes: self.record_limit,
+        })
+    }
+
+    fn options(&self, programs_log: bool) -> Result<watch::Options, netns::Error> {
+        let netns = match &self.netns {
+            Which::All => 0,
+            Which::Own => netns::inode(Path::new("/proc/self/ns/net"))?,
+            Which::Path(path) => netns::inode(path)?,
+        };
+        Ok(watch::Options {
             correlate: correlate::Config {
                 threshold_ns: nanoseconds(self.threshold),
                 poll_interval_ns: nanoseconds(self.poll_interval),
@@ -97,14 +115,16 @@ impl Args {
             filter: Filter {
                 tgid: self.pid.unwrap_or(0),
                 port: self.port.map_or(0, u32::from),
+                netns,
                 ..Filter::default()
             },
+            netns: self.netns.clone(),
             no_bpf: self.no_bpf,
-            without: self.without.clone(),
+            without: self.without.iter().cloned().collect(),
             btf: self.btf.clone(),
             duration: self.duration,
             programs_log,
-        }
+        })
     }
 }
 

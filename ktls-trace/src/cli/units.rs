@@ -1,6 +1,8 @@
-//! Times and sizes as people write them.
+//! Times, sizes and network namespaces as people write them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
+
+use ktls_trace::kernel::namespaces::{NAMED, Which};
 
 /// Bytes, with K, M or G for powers of 1024.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
@@ -50,4 +52,18 @@ fn split_unit(text: &str) -> (&str, &str) {
         text.find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(text.len()),
     )
+}
+/// `all`, `self`, or a network namespace by its file or its name in [`NAMED`].
+pub(crate) fn parse_netns(text: &str) -> Result<Which, String> {
+    match text {
+        "" => Err("empty: say all, self or a file such as /run/netns/NAME".to_owned()),
+        "all" => Ok(Which::All),
+        "self" => Ok(Which::Own),
+        path => {
+            // As `ip netns` names one.
+            let named = Path::new(NAMED).join(path);
+            let is_name = !path.contains('/') && named.exists();
+            Ok(Which::Path(if is_name { named } else { path.into() }))
+        }
+    }
 }

@@ -3,8 +3,11 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::rules::{Gate, held_below_mss};
-use crate::observe::{Hold, MSG_MORE};
+use super::{
+    event::name_of,
+    rules::{Gate, held_below_mss},
+};
+use crate::observe::{Hold, says_more};
 
 /// One link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -31,6 +34,13 @@ pub enum LinkName {
     WriterRefused,
     /// The bytes leave late.
     ReleaseDelayed,
+}
+
+impl LinkName {
+    /// Its name, as in events.
+    pub fn name(self) -> String {
+        name_of(&self).unwrap_or_default()
+    }
 }
 
 /// What the facts say of a link.
@@ -67,11 +77,11 @@ pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
     [
         (
             LinkName::SpliceSetsMsgMore,
-            send.map(|send| send.is_splice() && send.flags & MSG_MORE != 0),
+            send.map(|send| send.is_splice() && says_more(send.flags)),
         ),
         (
             LinkName::FlagReachesTcp,
-            push.map(|push| push.complete && push.flags & MSG_MORE != 0),
+            push.map(|push| push.complete && says_more(push.flags)),
         ),
         (LinkName::RecordBelowMssHeld, below_mss),
         (LinkName::GateShuts, gate),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    event::{Cadence, Spread, Totals},
-    rules::Finding,
+    event::{Cadence, Spread, Totals, VerdictTotals},
+    rules::{Finding, Verdict},
 };
 use crate::observe::ReleasePath;
 
@@ -35,6 +35,8 @@ pub(super) struct Episode {
     recent: VecDeque<ReleasePath>,
     /// Holds by who let them go.
     pub(super) released: BTreeMap<ReleasePath, u64>,
+    /// Times that the peer's window was shut for longer than the threshold and opened again.
+    pub(super) window_reopened: u32,
     /// Sequence number after the last byte that left, as far as known.
     snd_nxt: Option<u32>,
     /// Bytes that left.
@@ -49,6 +51,8 @@ pub(super) struct Episode {
     durations_ns: Vec<u64>,
     /// Shortest, longest and sum of all durations.
     extent_ns: Option<(u64, u64, u64)>,
+    /// Holds longer than the threshold by their verdict, and how long they lasted.
+    verdicts: BTreeMap<Verdict, (u64, u64)>,
 }
 
 impl Episode {
@@ -70,6 +74,7 @@ impl Episode {
             ]
             .map(|path| (path, 0))
             .into(),
+            window_reopened: 0,
             snd_nxt,
             bytes_sent: 0,
             holds: 0,
@@ -77,6 +82,7 @@ impl Episode {
             bytes: 0,
             durations_ns: Vec::new(),
             extent_ns: None,
+            verdicts: BTreeMap::new(),
         }
     }
 
@@ -119,6 +125,13 @@ impl Episode {
             self.recent.pop_front();
         }
         self.recent.push_back(path);
+    }
+
+    /// Notes what a hold longer than the threshold was.
+    pub(super) fn judged(&mut self, verdict: Verdict, duration_ns: u64) {
+        let (holds, total_ns) = self.verdicts.entry(verdict).or_default();
+        *holds += 1;
+        *total_ns += duration_ns;
     }
 
     /// Looks at the last releases; whether their cadence is new and worth telling.
@@ -182,6 +195,14 @@ impl Episode {
             duration_ms: ms(duration_ns),
             bytes_per_s: (seconds > 0.0).then(|| (precise(self.bytes_sent) / seconds).round()),
             held_ms,
+            verdicts: self
+                .verdicts
+                .iter()
+                .map(|(&verdict, &(holds, total_ns))| {
+                    let ms = ms(total_ns);
+                    (verdict, VerdictTotals { holds, ms })
+                })
+                .collect(),
         }
     }
 }

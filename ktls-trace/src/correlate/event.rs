@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     chain::Link,
+    episode::ms,
     rules::{Confidence, Gate, Verdict},
 };
-use crate::observe::{ReleasePath, Timer, Tls};
+use crate::observe::{ReleasePath, Sample, SocketState, Timer, Tls};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "ktls-trace/1";
@@ -42,8 +43,16 @@ impl Event {
     }
 }
 
+/// The name that something has in events, if it is one of several named things.
+pub fn name_of(value: &impl Serialize) -> Option<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => Some(name),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Nanoseconds since 1970 as RFC 3339 in UTC with microseconds.
-fn rfc3339(unix_ns: i64) -> String {
+pub fn rfc3339(unix_ns: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(unix_ns))
         .map_or_else(|_| "unknown".to_owned(), |time| format!("{time:.6}"))
 }
@@ -134,7 +143,7 @@ pub enum Cadence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// The socket has flowed for a second.
+    /// Nothing has been held for a second.
     Flowing,
     /// Its owner closed it.
     Closed,
@@ -188,7 +197,7 @@ pub struct Held {
 }
 
 /// Sums over an episode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Totals {
     /// Times that bytes were held.
     pub holds: u64,
@@ -204,6 +213,17 @@ pub struct Totals {
     pub bytes_per_s: Option<f64>,
     /// How long the holds lasted.
     pub held_ms: Option<Spread>,
+    /// The holds longer than the threshold by what each was: an episode may pass from one verdict to another.
+    pub verdicts: BTreeMap<Verdict, VerdictTotals>,
+}
+
+/// Holds of one verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct VerdictTotals {
+    /// How many.
+    pub holds: u64,
+    /// How long they lasted together, in milliseconds.
+    pub ms: f64,
 }
 
 /// How durations spread, in milliseconds.
@@ -236,6 +256,8 @@ pub struct Evidence {
     pub timer: Option<Timer>,
     /// The persist timer during the hold.
     pub persist: PersistEvidence,
+    /// Times that the retransmission timer fired during the episode.
+    pub retransmit_timeouts: u32,
     /// `sock_diag`'s answer.
     pub sock_diag: Option<SockDiagEvidence>,
 }
@@ -270,7 +292,7 @@ pub struct WriterEvidence {
 }
 
 /// TCP's own values.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct TcpEvidence {
     /// Bytes queued and not sent.
     pub notsent: Option<u32>,
@@ -298,6 +320,74 @@ pub struct TcpEvidence {
     pub nodelay: Option<bool>,
     /// Whether the persist timer was pending when the writer was refused.
     pub persist_pending: Option<bool>,
+    /// What the application set by `TCP_MAXSEG`, in bytes; null: nothing, or not known.
+    pub user_mss: Option<u32>,
+    /// Bytes sent and not acknowledged.
+    pub unacked_bytes: Option<u32>,
+    /// Smoothed round-trip time in milliseconds.
+    pub srtt_ms: Option<f64>,
+    /// Retransmission timeouts in a row (`icsk_retransmits`).
+    pub retransmits: Option<u32>,
+    /// Segments thought lost.
+    pub lost: Option<u32>,
+    /// Whether the data waits for the queueing discipline (`TSQF_THROTTLED`).
+    pub throttled: Option<bool>,
+    /// How long pacing forbade the next segment, in milliseconds.
+    pub paced_ms: Option<f64>,
+    /// Whether the application left a TLS record open.
+    pub open_record: Option<bool>,
+    /// TLS records whose encryption had not returned.
+    pub encrypt_pending: Option<u32>,
+}
+
+impl TcpEvidence {
+    /// As the hooks saw it.
+    pub fn of_socket(socket: &SocketState) -> Self {
+        Self {
+            notsent: socket.notsent(),
+            packets_out: socket.packets_out,
+            snd_wnd: socket.snd_wnd,
+            window_left: socket.window_left(),
+            mss: socket.mss,
+            snd_cwnd: socket.snd_cwnd,
+            sndbuf: socket.sndbuf,
+            wmem_queued: socket.wmem_queued,
+            notsent_lowat: socket.notsent_lowat,
+            own_lowat: socket.own_lowat,
+            corked: socket.corked,
+            nodelay: socket.nodelay,
+            persist_pending: socket.persist_pending,
+            user_mss: socket.user_mss.filter(|&user_mss| user_mss > 0),
+            unacked_bytes: socket.unacked_bytes(),
+            srtt_ms: socket.srtt_us.map(|srtt_us| f64::from(srtt_us) / 1000.0),
+            retransmits: socket.retransmits,
+            lost: socket.lost,
+            throttled: socket.throttled,
+            paced_ms: socket.paced_ns.map(ms),
+            open_record: socket.open_record,
+            encrypt_pending: socket.encrypt_pending,
+        }
+    }
+
+    /// As `sock_diag` saw it.
+    pub fn of_sample(sample: &Sample) -> Self {
+        let narrow = |bytes: Option<u64>| bytes.and_then(|bytes| u32::try_from(bytes).ok());
+        Self {
+            notsent: sample.notsent,
+            packets_out: sample.packets_out,
+            snd_wnd: sample.snd_wnd,
+            window_left: narrow(sample.window_left()),
+            unacked_bytes: narrow(sample.unacked_bytes),
+            mss: sample.mss,
+            snd_cwnd: sample.snd_cwnd,
+            sndbuf: sample.sndbuf,
+            wmem_queued: sample.wmem_queued,
+            retransmits: sample.retransmits,
+            lost: sample.lost,
+            persist_pending: Some(sample.timer.as_ref().is_some_and(Timer::is_persist)),
+            ..Self::default()
+        }
+    }
 }
 
 /// The persist timer during a hold.
@@ -320,10 +410,27 @@ pub struct SockDiagEvidence {
     pub packets_out: Option<u32>,
     /// `tcpi_snd_wnd`.
     pub snd_wnd: Option<u32>,
+    /// `tcpi_snd_wnd` without what is in flight, in bytes.
+    pub window_left: Option<u64>,
+    /// `tcpi_retransmits`.
+    pub retransmits: Option<u32>,
+}
+
+impl SockDiagEvidence {
+    /// What an answer says.
+    pub fn of_sample(sample: &Sample) -> Self {
+        Self {
+            notsent: sample.notsent,
+            packets_out: sample.packets_out,
+            snd_wnd: sample.snd_wnd,
+            window_left: sample.window_left(),
+            retransmits: sample.retransmits,
+        }
+    }
 }
 
 /// The daemon has started.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
     /// Version of ktls-trace.
     pub version: String,
@@ -343,7 +450,7 @@ pub struct Started {
 }
 
 /// The set of hooks has changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Probes {
     /// Why.
     pub reason: String,
@@ -354,9 +461,9 @@ pub struct Probes {
 }
 
 /// Something was not seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lost {
-    /// Where: `ring-buffer`, `suspects-map`, `calls-map`, `sock-diag`.
+    /// Where: `ring-buffer`, `suspects-map`, `calls-map`, `sock-diag`, `recording`.
     pub place: String,
     /// How many since the last such event.
     pub count: u64,
@@ -365,7 +472,7 @@ pub struct Lost {
 }
 
 /// The daemon ends.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stopped {
     /// Stalls that were opened.
     pub stalls: u64,

@@ -4,12 +4,13 @@
 pub mod chain;
 pub mod episode;
 pub mod event;
+pub(crate) mod holding;
 pub mod remedy;
 pub mod rules;
 mod socket;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,12 +18,14 @@ use std::{
 };
 
 use event::{Body, Ended, Event};
+use serde::{Deserialize, Serialize};
 use socket::{Change, Watched};
 
 use crate::observe::{Observation, SocketKey, What};
 
 /// What the correlator goes by; times in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// How long bytes may be held before a stall is opened.
     pub threshold_ns: u64,
@@ -202,7 +205,10 @@ impl Correlator {
     /// A socket that only `sock_diag` had seen meets a hook: from now on it goes by the hook's name,
     /// and its episode goes on.
     fn hand_over(&mut self, key: SocketKey, what: &What) {
-        let (What::Refused { hold, .. } | What::PersistFired { hold, .. }) = what else {
+        let (What::Refused { hold, .. }
+        | What::PersistFired { hold, .. }
+        | What::RetransmitTimeout { hold, .. }) = what
+        else {
             return;
         };
         let Some(old) = hold.socket.cookie.map(SocketKey::of_cookie) else {
@@ -279,6 +285,7 @@ impl What {
             | Self::Released { key, .. }
             | Self::PersistArmed { key }
             | Self::PersistFired { key, .. }
+            | Self::RetransmitTimeout { key, .. }
             | Self::ZeroWindowProbe { key }
             | Self::Closing { key }
             | Self::Sampled { key, .. }
@@ -290,7 +297,9 @@ impl What {
     /// Whether it puts a socket under suspicion that was not.
     pub fn makes_suspect(&self) -> bool {
         match self {
-            Self::Refused { .. } | Self::PersistFired { .. } => true,
+            Self::Refused { .. } | Self::PersistFired { .. } | Self::RetransmitTimeout { .. } => {
+                true
+            }
             // An answer about a socket of the hooks that was forgotten meanwhile is none.
             Self::Sampled { key, sample, .. } => sample.as_ref().is_some_and(|sample| {
                 *key == SocketKey::of_cookie(sample.cookie)

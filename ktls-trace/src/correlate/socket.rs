@@ -9,8 +9,9 @@ use super::{
         self, Ended, Evidence, Held, Name, PersistEvidence, ProcessInfo, RecordEvidence,
         SendEvidence, SockDiagEvidence, Stall, TcpEvidence, WriterEvidence, flag_names,
     },
+    holding::{Holding, pushed_ns, refused_since_ns},
     remedy,
-    rules::{self, Facts, Finding, Verdict},
+    rules::{Finding, Verdict},
 };
 use crate::observe::{
     Hold, Observation, Process, ReleasePath, Sample, SocketKey, SocketState, Tls, What,
@@ -24,10 +25,10 @@ const CONTRADICTED_NS: u64 = 50_000_000;
 const UNHOOKED_NS: u64 = 500_000_000;
 /// How long an answer of `sock_diag` is waited for before an episode is opened without it.
 const ANSWER_NS: u64 = 10_000_000;
-/// Longest time between the push that shuts a gate and the refusal of the writer.
-const PUSH_TO_REFUSAL_NS: u64 = 5_000_000;
 /// `TCP_RTO_MIN`: the persist timer is armed for at least this long (`tcp_probe0_base`).
 const PERSIST_LEAST_NS: u64 = 200_000_000;
+/// Processes that are remembered of a socket that several write to.
+const PAST_WRITERS: usize = 16;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
 
@@ -47,49 +48,6 @@ pub(super) enum Change {
     Poll(Poll),
     /// Nothing is left to watch.
     Forget,
-}
-
-/// Bytes that wait.
-#[derive(Clone, Debug)]
-struct Holding {
-    /// Since when they wait.
-    since_ns: u64,
-    /// When that was noticed; answers of `sock_diag` to earlier questions are about something else.
-    noticed_ns: u64,
-    /// What the hooks saw.
-    facts: Option<Hold>,
-    /// What `sock_diag` answered last.
-    sample: Option<Sample>,
-    /// Whether the writer was refused, and if so whether it sleeps.
-    refused: Option<bool>,
-    /// Bytes that wait.
-    bytes: Option<u32>,
-    /// Zero-window probes sent meanwhile.
-    zero_window_probes: u32,
-    /// Answers of `sock_diag` in a row that showed no timer, if no hook sees the socket.
-    untimed_answers: u32,
-    /// Since when `sock_diag` has said that nothing waits.
-    contradicted_ns: Option<u64>,
-    /// Whether it was judged after it had lasted longer than the threshold.
-    judged: bool,
-}
-
-impl Holding {
-    /// Records that the bytes belong to: whole ones and the tail of one.
-    fn records(&self) -> Option<u32> {
-        let record = self.facts.as_ref()?.push.as_ref()?.record_bytes;
-        (record > 0).then(|| self.bytes.map(|bytes| bytes.div_ceil(record)))?
-    }
-
-    /// What the rules say of it.
-    fn judge(&self) -> Finding {
-        rules::judge(&Facts {
-            hold: self.facts.as_ref(),
-            sample: self.sample.as_ref(),
-            zero_window_probes: self.zero_window_probes,
-            untimed_answers: self.untimed_answers,
-        })
-    }
 }
 
 /// A socket under suspicion.
@@ -113,6 +71,8 @@ pub(super) struct Watched {
     inode: Option<u32>,
     /// Who writes to it.
     process: Option<ProcessInfo>,
+    /// Others that wrote to it or are about to: each is looked up but once, and may have its turn again.
+    past_writers: Vec<ProcessInfo>,
     /// Its TLS.
     tls: Tls,
     /// What waits now.
@@ -125,6 +85,8 @@ pub(super) struct Watched {
     episode: Option<Episode>,
     /// The persist timer since the episode began, or since it was first seen.
     persist: PersistEvidence,
+    /// Times that the retransmission timer fired since the episode began, or since it was first seen.
+    retransmit_timeouts: u32,
     /// When the last hold ended.
     last_held_ns: u64,
     /// When it was seen last.
@@ -152,12 +114,14 @@ impl Watched {
             dst: None,
             inode: None,
             process: None,
+            past_writers: Vec::new(),
             tls: Tls::default(),
             holding: None,
             last: None,
             last_ms: 0.0,
             episode: None,
             persist: PersistEvidence::default(),
+            retransmit_timeouts: 0,
             last_held_ns: 0,
             last_seen_ns: at_ns,
             closing_ns: None,
@@ -194,10 +158,16 @@ impl Watched {
             }
             What::PersistFired { hold, .. } => {
                 self.persist.fired += 1;
-                if let Some(pid) = hold.writer_pid {
-                    self.process.get_or_insert_with(|| known_by_pid(pid));
-                }
+                self.sent_by(hold.writer_pid);
                 self.held(at_ns, hold, None, context, &mut changes);
+            }
+            What::RetransmitTimeout { hold, .. } => {
+                self.retransmit_timeouts += 1;
+                self.sent_by(hold.writer_pid);
+                self.held(at_ns, hold, None, context, &mut changes);
+                if let Some(holding) = &mut self.holding {
+                    holding.retransmit_timeouts += 1;
+                }
             }
             What::Released { path, end_seq, .. } => {
                 // A close adds the FIN, which is no byte.
@@ -247,11 +217,12 @@ impl Watched {
                 cgroup,
                 ..
             } => {
-                if let Some(process) = self.process.as_mut().filter(|process| process.pid == *pid) {
-                    process.comm.clone_from(comm);
-                    process.exe.clone_from(exe);
-                    process.cgroup.clone_from(cgroup);
-                }
+                self.known(ProcessInfo {
+                    comm: comm.clone(),
+                    exe: exe.clone(),
+                    cgroup: cgroup.clone(),
+                    ..known_by_pid(*pid)
+                });
             }
             What::Resumed { .. } | What::Hooks { .. } | What::Clock { .. } | What::Tick => {}
         }
@@ -270,7 +241,8 @@ impl Watched {
         {
             self.hold_ended(since_ns, ReleasePath::Unknown, context, &mut changes);
         }
-        self.judge(now_ns, context, &mut changes);
+        let due_ns = self.judge_due_ns(&context.config);
+        self.judge(now_ns, due_ns, context, &mut changes);
         if self
             .poll_due_ns(&context.config)
             .is_some_and(|due_ns| due_ns <= now_ns)
@@ -330,6 +302,7 @@ impl Watched {
         }
         self.episode = None;
         self.persist = PersistEvidence::default();
+        self.retransmit_timeouts = 0;
         Some(change)
     }
 
@@ -344,12 +317,48 @@ impl Watched {
 
     /// Who was refused.
     fn named(&mut self, seen: &Process) {
-        let process = self.process.get_or_insert_with(|| known_by_pid(seen.pid));
-        if process.pid != seen.pid {
-            *process = known_by_pid(seen.pid);
-        }
+        let mut process = match self.process.take() {
+            Some(process) if process.pid == seen.pid => process,
+            other => {
+                if let Some(past) = other {
+                    self.known(past);
+                }
+                self.writer(seen.pid)
+            }
+        };
         process.tid = Some(seen.tid);
         process.thread = Some(seen.thread.clone());
+        self.process = Some(process);
+    }
+
+    /// Who sent last, for a timer that has no process of its own.
+    fn sent_by(&mut self, pid: Option<u32>) {
+        if let Some(pid) = pid
+            && self.process.is_none()
+        {
+            self.process = Some(self.writer(pid));
+        }
+    }
+
+    /// What is known of a process.
+    fn writer(&mut self, pid: u32) -> ProcessInfo {
+        let past = &mut self.past_writers;
+        let known = past.iter().position(|past| past.pid == pid);
+        known.map_or_else(|| known_by_pid(pid), |index| past.swap_remove(index))
+    }
+
+    /// Notes what is known of a process that writes to it, did so before, or is about to.
+    fn known(&mut self, named: ProcessInfo) {
+        let mut writers = self.process.iter_mut().chain(&mut self.past_writers);
+        if let Some(writer) = writers.find(|writer| writer.pid == named.pid) {
+            *writer = ProcessInfo {
+                tid: writer.tid,
+                thread: writer.thread.take(),
+                ..named
+            };
+        } else if self.past_writers.len() < PAST_WRITERS {
+            self.past_writers.push(named);
+        }
     }
 
     /// What the hooks saw waiting.
@@ -378,7 +387,8 @@ impl Watched {
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
         }
         let bytes = hold.socket.notsent();
-        if bytes == Some(0) {
+        // Without unsent bytes there is a stall only if a writer waits all the same.
+        if bytes == Some(0) && refused.is_none() {
             return;
         }
         if let Some(holding) = &mut self.holding {
@@ -395,27 +405,17 @@ impl Watched {
             holding.judged = false;
             return;
         }
-        // A refusal follows the push that shut the gate at once; if the push is older, its bytes may
-        // have gone on moving since. The persist timer fires after its least time without progress.
-        let pushed_ns = hold.push.map_or(at_ns, |push| push.at_ns.min(at_ns));
+        // The persist timer fires after its least time without progress.
         let since_ns = if refused.is_none() {
-            pushed_ns.max(at_ns.saturating_sub(PERSIST_LEAST_NS))
-        } else if at_ns - pushed_ns <= PUSH_TO_REFUSAL_NS {
-            pushed_ns
+            pushed_ns(hold, at_ns).max(at_ns.saturating_sub(PERSIST_LEAST_NS))
         } else {
-            at_ns
+            refused_since_ns(hold, at_ns)
         };
         self.holding = Some(Holding {
-            since_ns: since_ns.max(self.last_held_ns),
-            noticed_ns: at_ns,
             facts: Some(hold.clone()),
-            sample: None,
             refused,
             bytes,
-            zero_window_probes: 0,
-            untimed_answers: 0,
-            contradicted_ns: None,
-            judged: false,
+            ..Holding::since(since_ns.max(self.last_held_ns), at_ns)
         });
     }
 
@@ -429,6 +429,7 @@ impl Watched {
         changes: &mut Vec<Change>,
     ) {
         self.cookie = Some(sample.cookie);
+        self.netns = self.netns.or(sample.netns);
         self.inode = sample.inode.or(self.inode);
         self.src = self.src.or(sample.src);
         self.dst = self.dst.or(sample.dst);
@@ -446,7 +447,13 @@ impl Watched {
         if asked_ns < holding.noticed_ns {
             return;
         }
-        if sample.notsent == Some(0) {
+        let gone = if holding.bytes == Some(0) {
+            // The writer waits for what is in flight, or for its cipher.
+            sample.packets_out == Some(0) && holding.in_flight()
+        } else {
+            sample.notsent == Some(0)
+        };
+        if gone {
             holding.contradicted_ns.get_or_insert(at_ns);
         } else {
             holding.contradicted_ns = None;
@@ -496,16 +503,10 @@ impl Watched {
             }
             None => {
                 self.holding = Some(Holding {
-                    since_ns: at_ns,
-                    noticed_ns: at_ns,
-                    facts: None,
                     sample: Some(sample.clone()),
-                    refused: None,
                     bytes: sample.notsent,
-                    zero_window_probes: 0,
                     untimed_answers: u32::from(untimed),
-                    contradicted_ns: None,
-                    judged: false,
+                    ..Holding::since(at_ns, at_ns)
                 });
             }
         }
@@ -520,11 +521,25 @@ impl Watched {
         context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
-        self.judge(at_ns, context, changes);
+        // Whatever was still waited for, an answer or the name of the process, does not come in time.
+        let due_ns = self.undecided_due_ns(&context.config);
+        self.judge(at_ns, due_ns, context, changes);
         let Some(holding) = self.holding.take() else {
             return;
         };
         let long = at_ns.saturating_sub(holding.since_ns) >= self.threshold_ns(&context.config);
+        // With nothing unsent it was the acknowledgement that let the later send in.
+        let path = match path {
+            ReleasePath::LaterSend if holding.bytes == Some(0) => ReleasePath::PeerAck,
+            path => path,
+        };
+        if let Some(episode) = &mut self.episode
+            && long
+            && path == ReleasePath::PeerAck
+            && holding.window_shut()
+        {
+            episode.window_reopened += 1;
+        }
         self.count(&holding, at_ns, path);
         if long || self.episode.is_none() {
             self.last_held_ns = self.last_held_ns.max(at_ns);
@@ -545,12 +560,21 @@ impl Watched {
         self.last_ms = ms(duration_ns);
         if let Some(episode) = &mut self.episode {
             episode.hold_ended(path, duration_ns, holding.bytes, holding.records());
+            if let Some(verdict) = holding.verdict {
+                episode.judged(verdict, duration_ns);
+            }
         }
     }
 
-    /// Opens or updates the episode if the bytes have waited longer than the threshold.
-    fn judge(&mut self, now_ns: u64, context: &mut Context, changes: &mut Vec<Change>) {
-        let Some(due_ns) = self.judge_due_ns(&context.config) else {
+    /// Opens or updates the episode if the bytes have waited long enough to be judged.
+    fn judge(
+        &mut self,
+        now_ns: u64,
+        due_ns: Option<u64>,
+        context: &mut Context,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(due_ns) = due_ns else {
             return;
         };
         let Some(holding) = &mut self.holding else {
@@ -563,7 +587,15 @@ impl Watched {
         if !context.see_releases && holding.sample.is_none() {
             return; // they may have left long ago; an answer of sock_diag brings it up again
         }
-        let finding = holding.judge();
+        if self.closing_ns.is_some() && self.episode.is_none() && holding.sample.is_none() {
+            return; // a reset drops what waits, and no hook sees that
+        }
+        let reopened = self
+            .episode
+            .as_ref()
+            .map_or(0, |episode| episode.window_reopened);
+        let finding = holding.judge(now_ns, reopened);
+        holding.verdict = Some(finding.verdict);
         let since_ns = holding.since_ns;
         let snd_nxt = holding
             .facts
@@ -579,7 +611,7 @@ impl Watched {
                 let told = episode.told;
                 let surer = finding.verdict == told.verdict && finding.confidence > told.confidence;
                 let other = finding.verdict != told.verdict
-                    && (finding.verdict != Verdict::Unknown || !holding_is_fresh(holding));
+                    && (finding.verdict != Verdict::Unknown || holding.sample.is_some());
                 let gate = finding.verdict == told.verdict
                     && finding.gate != told.gate
                     && now_ns >= self.told_ns + UPDATE_NS;
@@ -602,18 +634,27 @@ impl Watched {
         changes.extend(self.tell(name, now_ns));
     }
 
-    /// When the bytes that wait are to be judged: after the threshold, and to open an episode a little
-    /// later if `sock_diag` was asked about them and has not answered yet.
-    fn judge_due_ns(&self, config: &Config) -> Option<u64> {
+    /// When bytes that wait and are not judged yet will have waited longer than the threshold.
+    fn undecided_due_ns(&self, config: &Config) -> Option<u64> {
         // While sock_diag says that nothing waits there is nothing to judge.
         let open = |holding: &&Holding| !holding.judged && holding.contradicted_ns.is_none();
         let holding = self.holding.as_ref().filter(open)?;
+        Some(holding.since_ns + self.threshold_ns(config))
+    }
+
+    /// When the bytes that wait are to be judged: after the threshold, and to open an episode a little
+    /// later if `sock_diag` was asked about them and has not answered yet.
+    fn judge_due_ns(&self, config: &Config) -> Option<u64> {
+        let due_ns = self.undecided_due_ns(config)?;
+        let holding = self.holding.as_ref()?;
         let unanswered = self.episode.is_none()
             && self.hooked
             && holding.sample.is_none()
             && self.polled_ns >= holding.noticed_ns;
         let patience_ns = if unanswered { ANSWER_NS } else { 0 };
-        Some(holding.since_ns + self.threshold_ns(config) + patience_ns)
+        // Not at the very moment it was noticed: that brings more, the name of the process among it.
+        let after_ns = holding.noticed_ns + 1;
+        Some(due_ns.max(after_ns) + patience_ns)
     }
 
     /// How long bytes may wait. A socket that no hook has met is given the time in which the hooks of
@@ -680,8 +721,8 @@ impl Watched {
             confidence,
             gate,
         } = episode.told;
-        let remedy = gate.zip(facts).map_or_else(Vec::new, |(gate, facts)| {
-            remedy::corked_record(&facts.socket, gate, self.process_elsewhere())
+        let remedy = facts.map_or_else(Vec::new, |facts| {
+            remedy::of(verdict, gate, &facts.socket, self.process_elsewhere())
         });
         Some(Stall {
             stall: episode.name.clone(),
@@ -754,21 +795,17 @@ impl Watched {
             writer: holding
                 .and_then(|holding| holding.refused)
                 .map(|blocking| WriterEvidence { blocking }),
-            tcp: facts.map_or_else(|| tcp_of_sample(sample), |facts| tcp_of(&facts.socket)),
+            tcp: match (facts, sample) {
+                (Some(facts), _) => TcpEvidence::of_socket(&facts.socket),
+                (None, Some(sample)) => TcpEvidence::of_sample(sample),
+                (None, None) => TcpEvidence::default(),
+            },
             timer: sample.and_then(|sample| sample.timer.clone()),
             persist: self.persist,
-            sock_diag: sample.map(|sample| SockDiagEvidence {
-                notsent: sample.notsent,
-                packets_out: sample.packets_out,
-                snd_wnd: sample.snd_wnd,
-            }),
+            retransmit_timeouts: self.retransmit_timeouts,
+            sock_diag: sample.map(SockDiagEvidence::of_sample),
         }
     }
-}
-
-/// Whether a hold has not been asked about yet: too early to take a verdict back.
-fn holding_is_fresh(holding: &Holding) -> bool {
-    holding.sample.is_none()
 }
 
 /// A process of which only the number is known.
@@ -781,37 +818,4 @@ fn known_by_pid(pid: u32) -> ProcessInfo {
         exe: None,
         cgroup: None,
     }
-}
-
-/// TCP's values as the hooks saw them.
-fn tcp_of(socket: &SocketState) -> TcpEvidence {
-    TcpEvidence {
-        notsent: socket.notsent(),
-        packets_out: socket.packets_out,
-        snd_wnd: socket.snd_wnd,
-        window_left: socket.window_left(),
-        mss: socket.mss,
-        snd_cwnd: socket.snd_cwnd,
-        sndbuf: socket.sndbuf,
-        wmem_queued: socket.wmem_queued,
-        notsent_lowat: socket.notsent_lowat,
-        own_lowat: socket.own_lowat,
-        corked: socket.corked,
-        nodelay: socket.nodelay,
-        persist_pending: socket.persist_pending,
-    }
-}
-
-/// TCP's values as `sock_diag` saw them.
-fn tcp_of_sample(sample: Option<&Sample>) -> TcpEvidence {
-    sample.map_or_else(TcpEvidence::default, |sample| TcpEvidence {
-        notsent: sample.notsent,
-        packets_out: sample.packets_out,
-        snd_wnd: sample.snd_wnd,
-        mss: sample.mss,
-        sndbuf: sample.sndbuf,
-        wmem_queued: sample.wmem_queued,
-        persist_pending: sample.timer.as_ref().map(crate::observe::Timer::is_persist),
-        ..TcpEvidence::default()
-    })
 }

@@ -355,9 +355,135 @@ fn a_persist_timer_with_a_shut_window_opens_a_zero_window_episode() {
                 hold: Box::new(hold),
             },
         )
-        .at(201, What::ZeroWindowProbe { key: KEY });
+        .at(201, What::ZeroWindowProbe { key: KEY })
+        .at(211, What::Tick);
     assert_eq!(bench.names(), [Name::StallOpened]);
     assert_eq!(bench.stall(0).verdict, Verdict::ZeroWindow);
+}
+
+#[test]
+fn what_a_timer_brought_up_is_told_with_the_name_of_its_process() {
+    let mut hold = held(0, 0);
+    hold.socket.write_seq = Some(500_000);
+    hold.socket.packets_out = Some(3);
+    let mut bench = Bench::new();
+    bench
+        .at(
+            200,
+            What::RetransmitTimeout {
+                key: KEY,
+                hold: Box::new(hold),
+            },
+        )
+        .at(
+            200,
+            What::ProcessNamed {
+                key: KEY,
+                pid: 100,
+                comm: Some("nginx".to_owned()),
+                exe: None,
+                cgroup: None,
+            },
+        );
+    assert_eq!(bench.names(), [], "nothing is told at the very moment");
+    assert_eq!(bench.polls, 1, "sock_diag is asked at once");
+    bench.at(211, What::Tick);
+    let stall = bench.stall(0);
+    assert_eq!(stall.verdict, Verdict::NetworkLimited);
+    assert_eq!(stall.evidence.retransmit_timeouts, 1);
+    let comm = stall.process.as_ref().and_then(|p| p.comm.as_deref());
+    assert_eq!(comm, Some("nginx"));
+}
+
+#[test]
+fn what_the_persist_timer_lets_go_at_once_was_held_all_the_same() {
+    let mut bench = Bench::new();
+    bench
+        .at(
+            200,
+            What::PersistFired {
+                key: KEY,
+                hold: Box::new(held(0, 0)),
+            },
+        )
+        .at(200, released(16406, ReleasePath::PersistTimer))
+        .at(3000, What::Tick);
+    assert_eq!(bench.names()[0], Name::StallOpened);
+    let stall = bench.stall(bench.events.len() - 1);
+    assert_eq!(stall.released[&ReleasePath::PersistTimer], 1);
+}
+
+#[test]
+fn what_a_closing_socket_holds_opens_no_episode_unless_sock_diag_has_seen_it() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(2, What::Closing { key: KEY })
+        .at(100, What::Tick)
+        .at(1000, What::Tick);
+    assert_eq!(bench.names(), []);
+}
+
+/// A writer refused with everything in flight and nothing unsent.
+fn buffer_full(sent: u32) -> Hold {
+    let mut hold = held(0, sent);
+    hold.socket.write_seq = Some(sent);
+    hold.socket.snd_una = Some(sent.wrapping_sub(65483));
+    hold.socket.packets_out = Some(1);
+    hold.socket.wmem_queued = hold.socket.sndbuf;
+    hold
+}
+
+#[test]
+fn a_full_buffer_with_nothing_unsent_is_a_stall_that_the_peers_ack_ends() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(buffer_full(65483)))
+        .at(40, What::Tick)
+        .at(45, released(2 * 65483, ReleasePath::LaterSend))
+        .at(2000, What::Tick);
+    let stall = bench.stall(bench.events.len() - 1);
+    assert_eq!(stall.ended, Some(Ended::Flowing));
+    assert_eq!(stall.verdict, Verdict::SendBufferLimited);
+    assert_eq!(stall.released[&ReleasePath::PeerAck], 1);
+    assert_eq!(stall.held.bytes, Some(0));
+}
+
+#[test]
+fn an_episode_adds_up_its_verdicts() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(40, released(16406, ReleasePath::PeerAck))
+        .at(41, refused(buffer_full(16406)))
+        .at(81, released(2 * 16406, ReleasePath::LaterSend))
+        .at(82, refused(held(82, 2 * 16406)))
+        .at(122, released(3 * 16406, ReleasePath::PeerAck))
+        .at(2000, What::Tick);
+    let stall = bench.stall(bench.events.len() - 1);
+    assert_eq!(stall.verdict, Verdict::CorkedCompletedRecord);
+    let holds = |verdict| stall.totals.verdicts[&verdict].holds;
+    assert_eq!(holds(Verdict::CorkedCompletedRecord), 2);
+    assert_eq!(holds(Verdict::SendBufferLimited), 1);
+}
+
+#[test]
+fn a_window_that_opens_again_and_again_is_a_slow_receivers() {
+    let mut bench = Bench::new();
+    let shut = |sent: u32| {
+        let mut hold = held(0, sent);
+        hold.socket.write_seq = Some(sent + 500_000);
+        hold.socket.snd_wnd = Some(0);
+        hold
+    };
+    bench
+        .at(0, refused(shut(0)))
+        .at(300, released(16406, ReleasePath::PeerAck))
+        .at(310, refused(shut(16406)))
+        .at(400, What::Tick);
+    assert_eq!(bench.stall(0).verdict, Verdict::ZeroWindow);
+    let last = bench.stall(bench.events.len() - 1);
+    assert_eq!(last.verdict, Verdict::ReceiverLimited);
 }
 
 #[test]
@@ -496,6 +622,37 @@ fn the_process_is_named() {
     assert_eq!((process.pid, process.tid), (100, Some(101)));
 }
 
+#[test]
+fn processes_that_take_turns_on_a_socket_keep_their_names() {
+    let turn = |ms, pid| {
+        let mut what = refused(held(ms, 0));
+        if let What::Refused { process, .. } = &mut what {
+            process.pid = pid;
+        }
+        what
+    };
+    let named = |pid, comm: &str| What::ProcessNamed {
+        key: KEY,
+        pid,
+        comm: Some(comm.to_owned()),
+        exe: None,
+        cgroup: None,
+    };
+    let mut bench = Bench::new();
+    bench
+        .at(0, turn(0, 100))
+        .at(0, named(100, "parent"))
+        .at(1, turn(1, 200))
+        .at(1, named(200, "child"))
+        .at(2, turn(2, 100))
+        .at(30, What::Tick);
+    let process = bench.stall(0).process.as_ref().unwrap();
+    assert_eq!(
+        (process.pid, process.comm.as_deref()),
+        (100, Some("parent"))
+    );
+}
+
 /// Any hold: facts present or not, sensible or not.
 fn any_hold() -> impl Strategy<Value = Hold> {
     let number = || prop::option::of(prop_oneof![0_u32..100_000, any::<u32>()]);
@@ -517,7 +674,8 @@ fn any_hold() -> impl Strategy<Value = Hold> {
         })
 }
 
-fn any_what() -> impl Strategy<Value = What> {
+/// Any observation, of one of a few sockets.
+pub(crate) fn any_what() -> impl Strategy<Value = What> {
     let key = || (1_u64..4).prop_map(SocketKey);
     let path = prop_oneof![
         Just(ReleasePath::PeerAck),
@@ -654,6 +812,7 @@ fn with_key(mut what: What) -> What {
         | What::Released { key, .. }
         | What::PersistArmed { key }
         | What::PersistFired { key, .. }
+        | What::RetransmitTimeout { key, .. }
         | What::ZeroWindowProbe { key }
         | What::Closing { key }
         | What::Sampled { key, .. }

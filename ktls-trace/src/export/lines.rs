@@ -58,6 +58,8 @@ pub struct Lines {
 /// Where lines go.
 #[derive(Debug)]
 enum Target {
+    /// Nowhere: whoever runs the daemon listens itself.
+    Nowhere,
     /// Standard output.
     Stdout,
     /// A file, with its path for when it is opened anew.
@@ -65,6 +67,16 @@ enum Target {
 }
 
 impl Lines {
+    /// Lines that nobody wants.
+    pub fn nowhere() -> Self {
+        Self {
+            format: Format::Text,
+            target: Target::Nowhere,
+            lost: 0,
+            failing: false,
+        }
+    }
+
     /// Lines to standard output.
     pub fn stdout(format: Format) -> Self {
         Self {
@@ -116,6 +128,7 @@ impl Lines {
         let written = text
             .map_err(io::Error::from)
             .and_then(|text| match &mut self.target {
+                Target::Nowhere => Ok(()),
                 Target::Stdout => {
                     let mut stdout = io::stdout().lock();
                     stdout
@@ -136,7 +149,9 @@ impl Lines {
                     Written::StillLost
                 } else {
                     Written::Lost(match &self.target {
-                        Target::Stdout => format!("cannot write to stdout: {error}"),
+                        Target::Nowhere | Target::Stdout => {
+                            format!("cannot write to stdout: {error}")
+                        }
                         Target::File(_, path) => {
                             format!("cannot write to {}: {error}", path.display())
                         }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use btf_rs::{Btf, BtfType, Type};
 use ktls_trace_common::layout::{ABSENT, Bits, Layout};
 
+use super::without::{Reduced, Without};
+
 /// Folder of the kernel's BTF.
 pub const DIRECTORY: &str = "/sys/kernel/btf";
 
@@ -35,12 +37,13 @@ pub struct Resolved {
     pub tls: bool,
 }
 
-/// Reads the layout of the running kernel from a folder laid out like [`DIRECTORY`].
+/// Reads the layout of the running kernel from a folder laid out like [`DIRECTORY`], passing over what is
+/// to be done without.
 ///
 /// # Errors
 ///
 /// If `vmlinux` can't be read. A missing `tls` is not an error: its members are then absent.
-pub fn read(directory: &Path) -> Result<Resolved, Error> {
+pub fn read(directory: &Path, without: &Without) -> Result<Resolved, Error> {
     let vmlinux_path = directory.join("vmlinux");
     let vmlinux = Btf::from_file(&vmlinux_path).map_err(|source| Error::Read {
         path: vmlinux_path,
@@ -56,7 +59,8 @@ pub fn read(directory: &Path) -> Result<Resolved, Error> {
     } else {
         None
     };
-    Ok(resolve(&Types { vmlinux, tls }))
+    let types = Types { vmlinux, tls };
+    Ok(resolve(&Reduced { types, without }))
 }
 
 /// Where a member lies within a structure.
@@ -109,8 +113,10 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         sk_wmem_queued: offset("sock.sk_wmem_queued"),
         sk_sndbuf: offset("sock.sk_sndbuf"),
         sk_tsq_flags: offset("sock.sk_tsq_flags"),
+        sk_pacing_status: offset("sock.sk_pacing_status"),
         icsk_pending: offset("inet_connection_sock.icsk_pending"),
         icsk_probes_out: offset("inet_connection_sock.icsk_probes_out"),
+        icsk_retransmits: offset("inet_connection_sock.icsk_retransmits"),
         icsk_ulp_ops: offset("inet_connection_sock.icsk_ulp_ops"),
         icsk_ulp_data: offset("inet_connection_sock.icsk_ulp_data"),
         ulp_name: offset("tcp_ulp_ops.name"),
@@ -125,33 +131,24 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         tcp_lost_out: offset("tcp_sock.lost_out"),
         tcp_snd_cwnd: offset("tcp_sock.snd_cwnd"),
         tcp_notsent_lowat: offset("tcp_sock.notsent_lowat"),
+        tcp_user_mss: offset("tcp_sock.rx_opt.user_mss"),
+        tcp_srtt_us: offset("tcp_sock.srtt_us"),
+        tcp_wstamp_ns: offset("tcp_sock.tcp_wstamp_ns"),
         tls_version: offset("tls_context.prot_info.version"),
         tls_cipher_type: offset("tls_context.prot_info.cipher_type"),
         tls_partially_sent_record: offset("tls_context.partially_sent_record"),
         tls_pending_open_record_frags: offset("tls_context.pending_open_record_frags"),
+        tls_priv_ctx_tx: offset("tls_context.priv_ctx_tx"),
+        tls_encrypt_pending: offset("tls_sw_context_tx.encrypt_pending"),
         msg_flags: offset("msghdr.msg_flags"),
         skb_end_seq: add(offset("sk_buff.cb"), offset("tcp_skb_cb.end_seq")),
+        task_nsproxy: offset("task_struct.nsproxy"),
+        nsproxy_uts_ns: offset("nsproxy.uts_ns"),
+        uts_inum: offset("uts_namespace.ns.inum"),
         ..Layout::ABSENT
     };
-    let bits = |path: &'static str| match types.member(path) {
-        Some(Place { bit_offset, width }) => {
-            let width = width.filter(|&width| width > 0).unwrap_or(8);
-            let place = Bits {
-                offset: bit_offset / 8,
-                shift: bit_offset % 8,
-                width,
-            };
-            // The programs read one byte.
-            if place.shift + place.width <= 8 {
-                place
-            } else {
-                Bits::ABSENT
-            }
-        }
-        None => Bits::ABSENT,
-    };
-    layout.tcp_nonagle = bits("tcp_sock.nonagle");
-    layout.tls_tx_conf = bits("tls_context.tx_conf");
+    layout.tcp_nonagle = bits(types, "tcp_sock.nonagle");
+    layout.tls_tx_conf = bits(types, "tls_context.tx_conf");
     for (place, path) in [
         (layout.tcp_nonagle, "tcp_sock.nonagle"),
         (layout.tls_tx_conf, "tls_context.tx_conf"),
@@ -160,6 +157,9 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
             missing.push(path);
         }
     }
+    // The change that took async_notify away also let encrypt_pending count from 1.
+    let counts_from_0 = types.member("tls_sw_context_tx.async_notify").is_some();
+    layout.tls_encrypt_idle = u32::from(!counts_from_0);
     layout.arg_push_sg_flags = types.argument("tls_push_sg", "flags").unwrap_or(ABSENT);
     if layout.arg_push_sg_flags == ABSENT {
         missing.push("tls_push_sg(flags)");
@@ -171,6 +171,19 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         missing,
         tls: types.has_tls(),
     }
+}
+
+/// A bit-field that lies within one byte, which is what the programs read.
+fn bits(types: &dyn Lookup, path: &str) -> Bits {
+    types
+        .member(path)
+        .map(|Place { bit_offset, width }| Bits {
+            offset: bit_offset / 8,
+            shift: bit_offset % 8,
+            width: width.filter(|&width| width > 0).unwrap_or(8),
+        })
+        .filter(|place| place.shift + place.width <= 8)
+        .unwrap_or(Bits::ABSENT)
 }
 
 /// Adds two offsets of which either may be absent.
@@ -288,9 +301,9 @@ mod tests {
     use super::*;
 
     /// A kernel that has every member at the same place, but for the ones named.
-    struct Without(&'static [&'static str]);
+    struct Lacking(&'static [&'static str]);
 
-    impl Lookup for Without {
+    impl Lookup for Lacking {
         fn member(&self, path: &str) -> Option<Place> {
             let width = match path {
                 "tcp_sock.nonagle" => Some(4),
@@ -318,7 +331,7 @@ mod tests {
             layout,
             missing,
             tls,
-        } = resolve(&Without(&[]));
+        } = resolve(&Lacking(&[]));
         assert_eq!(missing, Vec::<&str>::new());
         assert!(tls);
         assert_eq!(layout.tcp_snd_wnd, 10);
@@ -338,7 +351,7 @@ mod tests {
     fn a_missing_member_is_absent_and_named() {
         let Resolved {
             layout, missing, ..
-        } = resolve(&Without(&[
+        } = resolve(&Lacking(&[
             "tcp_sock.notsent_lowat",
             "tcp_skb_cb.end_seq",
             "tcp_sock.nonagle",
@@ -360,14 +373,16 @@ mod tests {
     fn an_argument_without_a_name_is_absent() {
         let Resolved {
             layout, missing, ..
-        } = resolve(&Without(&["tls_push_sg"]));
+        } = resolve(&Lacking(&["tls_push_sg"]));
         assert_eq!(layout.arg_push_sg_flags, ABSENT);
         assert_eq!(missing, ["tls_push_sg(flags)"]);
     }
 
     #[test]
     fn a_folder_without_btf_is_an_error_that_names_the_file() {
-        let error = read(Path::new("/nonexistent")).unwrap_err().to_string();
+        let error = read(Path::new("/nonexistent"), &Without::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/nonexistent/vmlinux"), "{error}");
     }
 }

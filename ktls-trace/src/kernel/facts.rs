@@ -6,6 +6,7 @@ use super::{
     btf::{self, Resolved},
     modules::{self, Tls},
     symbols::Symbols,
+    without::Without,
 };
 
 /// The kernel as the plan sees it: plain data, so that a test can make one up.
@@ -24,24 +25,38 @@ pub struct Facts {
 impl Facts {
     /// Looks at the running kernel.
     pub fn gather() -> Self {
-        Self::gather_from(Path::new(btf::DIRECTORY))
+        Self::gather_from(Path::new(btf::DIRECTORY), &Without::default())
     }
 
-    /// Looks at the running kernel, with its BTF in another folder.
-    pub fn gather_from(btf_directory: &Path) -> Self {
-        let symbols = Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}"));
+    /// Looks at the running kernel, with its BTF in another folder and as if it lacked some of it.
+    pub fn gather_from(btf_directory: &Path, without: &Without) -> Self {
+        Self::assemble(
+            release(),
+            Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}")),
+            btf::read(btf_directory, without).map_err(|error| error.to_string()),
+            modules::tls_is_loaded(),
+        )
+    }
+
+    /// Puts together what was read from this kernel, or from a recording of another.
+    pub fn assemble(
+        release: String,
+        symbols: Result<Symbols, String>,
+        layout: Result<Resolved, String>,
+        tls_is_loaded: bool,
+    ) -> Self {
         let built_in = symbols
             .as_ref()
             .is_ok_and(|symbols| symbols.get("tls_sw_sendmsg").is_some());
-        let tls = if built_in || modules::tls_is_loaded() {
+        let tls = if built_in || tls_is_loaded {
             Tls::Present
         } else {
             Tls::NotLoaded
         };
         Self {
-            release: release(),
+            release,
             symbols,
-            layout: btf::read(btf_directory).map_err(|error| error.to_string()),
+            layout,
             tls,
         }
     }

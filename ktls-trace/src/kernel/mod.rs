@@ -4,9 +4,12 @@ pub mod btf;
 pub mod capabilities;
 pub mod facts;
 pub mod modules;
+pub mod namespaces;
+pub mod netns;
 pub mod plan;
 pub mod symbols;
 pub mod sysctl;
+pub mod without;
 
 pub use facts::Facts;
 pub use plan::Plan;

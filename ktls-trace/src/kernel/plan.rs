@@ -20,6 +20,8 @@ pub enum Observable {
     PersistFired,
     /// A zero-window probe is sent.
     ZeroWindowProbe,
+    /// The retransmission timer fires.
+    RetransmitTimeout,
     /// Held bytes leave, and by which path.
     Release,
     /// The socket is closed by its owner.
@@ -35,6 +37,7 @@ impl fmt::Display for Observable {
             Self::PersistArmed => "persist timer armed",
             Self::PersistFired => "persist timer fires",
             Self::ZeroWindowProbe => "zero-window probe sent",
+            Self::RetransmitTimeout => "retransmission timer fires",
             Self::Release => "held bytes leave",
             Self::Close => "socket closed",
         })
@@ -48,6 +51,17 @@ pub struct Hook {
     pub program: &'static str,
     /// The kernel function.
     pub symbol: &'static str,
+}
+
+impl fmt::Display for Hook {
+    /// `FUNCTION` or `FUNCTION (return)`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.symbol)?;
+        if self.program.ends_with("_ret") {
+            out.write_str(" (return)")?;
+        }
+        Ok(())
+    }
 }
 
 /// A hook whose program is named after the function.
@@ -145,6 +159,12 @@ const WAYS: &[Way] = &[
         also: false,
     },
     Way {
+        observable: Observable::RetransmitTimeout,
+        hooks: &[entry("tcp_enter_loss")],
+        why: "tells a network that loses segments, rare on a healthy host",
+        also: false,
+    },
+    Way {
         observable: Observable::Release,
         hooks: &[entry("tcp_event_new_data_sent")],
         why: "with its stack, for sockets under suspicion",
@@ -166,6 +186,7 @@ const OBSERVABLES: &[Observable] = &[
     Observable::PersistArmed,
     Observable::PersistFired,
     Observable::ZeroWindowProbe,
+    Observable::RetransmitTimeout,
     Observable::Release,
     Observable::Close,
 ];
@@ -223,6 +244,8 @@ pub struct Plan {
     pub obstacle: Option<Obstacle>,
     /// Kernel TLS is not loaded: the hooks wait for it.
     pub waits_for_tls: bool,
+    /// Members and arguments that this kernel does not have.
+    pub missing: Vec<&'static str>,
 }
 
 impl Plan {
@@ -247,6 +270,10 @@ impl Plan {
             choices,
             obstacle: obstacle(facts),
             waits_for_tls,
+            missing: facts
+                .layout
+                .as_ref()
+                .map_or_else(|_| Vec::new(), |layout| layout.missing.clone()),
         }
     }
 
@@ -315,6 +342,9 @@ fn without(observable: Observable) -> &'static str {
         Observable::ZeroWindowProbe => {
             "not observable here: a shut window is told by its size alone"
         }
+        Observable::RetransmitTimeout => {
+            "not observable here: a lossy network is noticed only for sockets under suspicion"
+        }
         Observable::Release => "not observable here: who lets held bytes go stays unknown",
         Observable::Close => "not observable here: sock_diag tells that a socket is gone",
     }
@@ -372,6 +402,7 @@ mod tests {
         "sk_reset_timer",
         "tcp_send_probe0",
         "tcp_xmit_probe_skb",
+        "tcp_enter_loss",
         "tcp_event_new_data_sent",
     ];
 

@@ -21,6 +21,7 @@ pub const HOOKED: &[&str] = &[
     "sk_reset_timer",
     "tcp_send_probe0",
     "tcp_xmit_probe_skb",
+    "tcp_enter_loss",
     "tcp_event_new_data_sent",
 ];
 
@@ -32,6 +33,9 @@ pub const RECOGNISED: &[&str] = &[
     "tcp_write_timer_handler",
     "tcp_tsq_handler",
     "tcp_tsq_write",
+    "tcp_tsq_workfn",
+    "tcp_tasklet_func",
+    "tcp_release_cb",
     "tcp_sendmsg_locked",
     "tcp_sendpage_locked",
     "do_tcp_sendpages",

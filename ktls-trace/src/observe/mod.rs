@@ -1,6 +1,8 @@
 //! Observations: the one input of the correlator, whatever they come from.
 //!
-//! Times are `CLOCK_MONOTONIC` in nanoseconds. What was not seen is `None`, never 0.
+//! [`recording`] keeps them in a file, to be replayed elsewhere. Times are `CLOCK_MONOTONIC` in nanoseconds. What was not seen is `None`, never 0.
+
+pub mod recording;
 
 use std::net::SocketAddr;
 
@@ -69,6 +71,13 @@ pub enum What {
     },
     /// The persist timer fired (`tcp_send_probe0`).
     PersistFired {
+        /// The socket.
+        key: SocketKey,
+        /// The socket at that moment.
+        hold: Box<Hold>,
+    },
+    /// The retransmission timer fired (`tcp_enter_loss`).
+    RetransmitTimeout {
         /// The socket.
         key: SocketKey,
         /// The socket at that moment.
@@ -184,6 +193,12 @@ pub const MSG_SENDPAGE_NOTLAST: u32 = 0x2_0000;
 /// `MSG_SPLICE_PAGES` of `include/linux/socket.h`, since 6.5.
 pub const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
 
+/// Whether these flags tell TCP that more is to come. Before 6.5 splice says so with `MSG_MORE`,
+/// `MSG_SENDPAGE_NOTLAST` or both; the second keeps TCP from pushing at all.
+pub fn says_more(flags: u32) -> bool {
+    flags & (MSG_MORE | MSG_SENDPAGE_NOTLAST) != 0
+}
+
 /// A socket as a hook saw it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketState {
@@ -237,6 +252,20 @@ pub struct SocketState {
     pub partial_record: Option<bool>,
     /// Whether the application left a record open.
     pub open_record: Option<bool>,
+    /// Records whose encryption has not returned.
+    pub encrypt_pending: Option<u32>,
+    /// What the application set by `TCP_MAXSEG`, in bytes; 0: nothing.
+    pub user_mss: Option<u32>,
+    /// Smoothed round-trip time in microseconds.
+    pub srtt_us: Option<u32>,
+    /// Retransmission timeouts in a row.
+    pub retransmits: Option<u32>,
+    /// Segments thought lost.
+    pub lost: Option<u32>,
+    /// Segments retransmitted and in flight.
+    pub retrans: Option<u32>,
+    /// How long pacing forbids the next segment, in nanoseconds.
+    pub paced_ns: Option<u64>,
     /// TLS.
     pub tls: Tls,
 }
@@ -256,6 +285,13 @@ impl SocketState {
     /// shrank below what is in flight.
     pub fn window_left(&self) -> Option<u32> {
         Some(self.snd_wnd?.saturating_sub(self.unacked_bytes()?))
+    }
+
+    /// Whether bytes wait and the peer's window does not take the next segment of them
+    /// (`tcp_snd_wnd_test`).
+    pub fn window_shut(&self) -> Option<bool> {
+        let next = self.notsent()?.min(self.mss?);
+        Some(next > 0 && self.window_left()? < next)
     }
 }
 
@@ -311,11 +347,28 @@ pub enum ReleasePath {
     Unknown,
 }
 
+impl ReleasePath {
+    /// Who it was, in words.
+    pub fn who(self) -> &'static str {
+        match self {
+            Self::PeerAck => "the peer's ACK",
+            Self::PersistTimer => "the persist timer",
+            Self::LaterSend => "a later send",
+            Self::TransmitQueue => "the transmit queue",
+            Self::Close => "the close",
+            Self::None => "nobody",
+            Self::Unknown => "a path not seen",
+        }
+    }
+}
+
 /// A socket as `sock_diag` saw it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// Its cookie.
     pub cookie: u64,
+    /// Its network namespace, as an inode number; `None`: the one that was asked in.
+    pub netns: Option<u32>,
     /// Inode number of the socket.
     pub inode: Option<u32>,
     /// Local address.
@@ -332,6 +385,16 @@ pub struct Sample {
     pub snd_wnd: Option<u32>,
     /// `tcpi_snd_mss` in bytes.
     pub mss: Option<u32>,
+    /// Bytes sent and not acknowledged.
+    pub unacked_bytes: Option<u64>,
+    /// `tcpi_snd_cwnd` in segments.
+    pub snd_cwnd: Option<u32>,
+    /// `tcpi_retransmits`: retransmission timeouts in a row.
+    pub retransmits: Option<u32>,
+    /// `tcpi_lost` in segments.
+    pub lost: Option<u32>,
+    /// `tcpi_retrans` in segments.
+    pub retrans: Option<u32>,
     /// `tcpi_bytes_sent`: bytes sent so far, retransmissions included.
     pub bytes_sent: Option<u64>,
     /// `sk_wmem_queued` in bytes of memory.
@@ -353,6 +416,13 @@ pub struct Timer {
     pub expires_ms: u32,
     /// Times it fired in a row.
     pub probes: u32,
+}
+
+impl Sample {
+    /// Bytes that the peer will still take: `tcpi_snd_wnd` without what is in flight.
+    pub fn window_left(&self) -> Option<u64> {
+        Some(u64::from(self.snd_wnd?).saturating_sub(self.unacked_bytes?))
+    }
 }
 
 impl Timer {

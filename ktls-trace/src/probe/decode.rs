@@ -45,6 +45,10 @@ pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
             key,
             hold: Box::new(hold(&read(bytes)?)),
         },
+        event::RETRANSMIT_TIMEOUT => What::RetransmitTimeout {
+            key,
+            hold: Box::new(hold(&read(bytes)?)),
+        },
         event::RESUMED => {
             let record: Resumed = read(bytes)?;
             What::Resumed {
@@ -162,6 +166,14 @@ fn socket(snapshot: &Snapshot) -> SocketState {
         throttled: has(known::TSQ).then_some(snapshot.tsq_flags & 1 != 0),
         partial_record: has(known::PARTIAL).then_some(snapshot.partial != 0),
         open_record: has(known::OPEN_RECORD).then_some(snapshot.open_record != 0),
+        encrypt_pending: when(known::ENCRYPT, snapshot.encrypt_pending),
+        user_mss: when(known::USER_MSS, snapshot.user_mss),
+        // The kernel keeps it times 8; 0 stands for one that was not measured yet.
+        srtt_us: when(known::SRTT, snapshot.srtt_us >> 3).filter(|&srtt_us| srtt_us > 0),
+        retransmits: when(known::RETRANSMITS, snapshot.retransmits),
+        lost: when(known::LOSS, snapshot.lost_out),
+        retrans: when(known::LOSS, snapshot.retrans_out),
+        paced_ns: has(known::PACED).then_some(snapshot.paced_ns),
         tls: Tls {
             version: name::<TlsVersion>(when(known::TLS_VERSION, snapshot.tls_version)),
             cipher: name::<TlsCipher>(when(known::CIPHER, snapshot.cipher_type)),

@@ -1,3 +1,12 @@
-//! Events for people.
+//! Events, snapshots and findings for people.
 
+pub mod confirm;
+pub mod snapshot;
 pub mod text;
+
+use crate::correlate::event::name_of;
+
+/// The name that something has in events.
+fn name(value: &impl serde::Serialize) -> String {
+    name_of(value).unwrap_or_else(|| "?".to_owned())
+}

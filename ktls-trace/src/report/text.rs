@@ -2,12 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::{
-    correlate::{
-        event::{Body, Cadence, Ended, Event, Lost, Name, Probes, Stall, Started, Stopped},
-        rules::{Confidence, Gate, Verdict},
-    },
-    observe::ReleasePath,
+use super::name;
+use crate::correlate::{
+    event::{Body, Cadence, Ended, Event, Lost, Name, Probes, Stall, Started, Stopped},
+    rules::{Confidence, Gate, Verdict},
 };
 
 /// Writing to a `String` cannot fail.
@@ -141,7 +139,8 @@ fn stall(name: Name, stall: &Stall) -> String {
     } else {
         held(&mut text, stall);
     }
-    if name == Name::StallOpened {
+    // When it opens, and for what it was in the end.
+    if name != Name::StallUpdated {
         for remedy in &stall.remedy {
             add!(text, "\n        remedy: {remedy}");
         }
@@ -151,17 +150,18 @@ fn stall(name: Name, stall: &Stall) -> String {
 
 /// The verdict in words.
 fn verdict(stall: &Stall) -> String {
-    let name = match stall.verdict {
-        Verdict::CorkedCompletedRecord => "corked-completed-record",
-        Verdict::ZeroWindow => "zero-window: the peer has stopped reading",
-        Verdict::ReceiverLimited => "receiver-limited",
-        Verdict::NetworkLimited => "network-limited",
-        Verdict::SendBufferLimited => "send-buffer-limited",
-        Verdict::ApplicationCork => "application-cork: the application set TCP_CORK",
-        Verdict::Nagle => "nagle: a short segment waits for the ACK of another (no TCP_NODELAY)",
-        Verdict::OpenRecord => "open-record",
-        Verdict::EncryptionPending => "encryption-pending",
-        Verdict::Unknown => "unknown: the facts do not decide",
+    let named = name(&stall.verdict);
+    let words = match stall.verdict {
+        Verdict::CorkedCompletedRecord => "",
+        Verdict::ZeroWindow => ": the peer has stopped reading",
+        Verdict::ReceiverLimited => ": the peer reads slowly",
+        Verdict::NetworkLimited => ": congestion window, loss, queue or pacing",
+        Verdict::SendBufferLimited => ": the buffer is full of data in flight",
+        Verdict::ApplicationCork => ": the application set TCP_CORK",
+        Verdict::Nagle => ": a short segment waits for the ACK of another (no TCP_NODELAY)",
+        Verdict::OpenRecord => ": the application left a record open with MSG_MORE",
+        Verdict::EncryptionPending => ": the cipher has not returned",
+        Verdict::Unknown => ": the facts do not decide",
     };
     let confidence = match stall.confidence {
         Confidence::Proven => "proven",
@@ -173,7 +173,7 @@ fn verdict(stall: &Stall) -> String {
         Some(Gate::Both) => ", gates notsent-lowat and sndbuf",
         None => "",
     };
-    format!("{name} ({confidence}{gate})")
+    format!("{named}{words} ({confidence}{gate})")
 }
 
 /// What is held, and why nothing moves.
@@ -181,18 +181,23 @@ fn held(text: &mut String, stall: &Stall) {
     let tcp = &stall.evidence.tcp;
     let known = |number: Option<u32>| number.map_or_else(|| "?".to_owned(), |n| n.to_string());
     add!(text, "\n        ");
-    match stall.held.records {
-        Some(records) => add!(
+    match (stall.held.bytes, stall.held.records) {
+        (Some(0), _) => add!(
             text,
-            "{records} {} ({} bytes)",
-            plural(u64::from(records), "record"),
-            known(stall.held.bytes)
+            "nothing unsent, {} bytes in flight not acknowledged",
+            known(tcp.unacked_bytes)
         ),
-        None => add!(text, "{} bytes", known(stall.held.bytes)),
+        (bytes, Some(records)) => add!(
+            text,
+            "{records} {} ({} bytes) held",
+            plural(u64::from(records), "record"),
+            known(bytes)
+        ),
+        (bytes, None) => add!(text, "{} bytes held", known(bytes)),
     }
     add!(
         text,
-        " held for {:.0} ms; MSS {}, window left {}, in flight {}",
+        " for {:.0} ms; MSS {}, window left {}, in flight {}",
         stall.held.ms,
         known(tcp.mss),
         known(tcp.window_left.or(tcp.snd_wnd)),
@@ -223,9 +228,39 @@ fn held(text: &mut String, stall: &Stall) {
         };
         add!(text, ", the writer {how}");
     }
+    if stall.verdict == Verdict::NetworkLimited {
+        add!(text, "\n        {}", network(stall));
+    }
     if stall.totals.holds > 0 {
         add!(text, "\n        so far: {}", releases(stall));
     }
+}
+
+/// What the network lets through.
+fn network(stall: &Stall) -> String {
+    let tcp = &stall.evidence.tcp;
+    let mut text = match (tcp.packets_out, tcp.snd_cwnd) {
+        (Some(out), Some(cwnd)) => format!("{out} segments in flight, congestion window {cwnd}"),
+        _ => "congestion window not known".to_owned(),
+    };
+    if let Some(lost @ 1..) = tcp.lost {
+        add!(text, ", {lost} thought lost");
+    }
+    if stall.evidence.retransmit_timeouts > 0 {
+        let timeouts = u64::from(stall.evidence.retransmit_timeouts);
+        let noun = plural(timeouts, "timeout");
+        add!(text, ", {timeouts} retransmission {noun}");
+    }
+    if tcp.throttled == Some(true) {
+        text.push_str(", the queueing discipline is behind");
+    }
+    if let Some(paced_ms) = tcp.paced_ms.filter(|&paced_ms| paced_ms > 0.0) {
+        add!(text, ", paced for {paced_ms:.0} ms");
+    }
+    if let Some(srtt_ms) = tcp.srtt_ms {
+        add!(text, "; round trip {srtt_ms:.1} ms");
+    }
+    text
 }
 
 /// What an episode added up to.
@@ -248,6 +283,19 @@ fn closed(text: &mut String, stall: &Stall) {
             .map_or_else(|| "?".to_owned(), |rate| format!("{rate:.0}"))
     );
     add!(text, "\n        {}", releases(stall));
+    if totals.verdicts.len() > 1 {
+        text.push_str("\n        in all:");
+        for (number, (&verdict, sums)) in totals.verdicts.iter().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            let verdict = name(&verdict);
+            add!(
+                text,
+                "{comma} {verdict} {:.1} s ({})",
+                sums.ms / 1000.0,
+                sums.holds
+            );
+        }
+    }
 }
 
 /// Who let the held records go.
@@ -271,15 +319,7 @@ fn releases(stall: &Stall) -> String {
     text.push_str("; let go by");
     let mut first = true;
     for (path, count) in stall.released.iter().filter(|&(_, &count)| count > 0) {
-        let who = match path {
-            ReleasePath::PeerAck => "the peer's ACK",
-            ReleasePath::PersistTimer => "the persist timer",
-            ReleasePath::LaterSend => "a later send",
-            ReleasePath::TransmitQueue => "the transmit queue",
-            ReleasePath::Close => "the close",
-            ReleasePath::None => "nobody",
-            ReleasePath::Unknown => "a path not seen",
-        };
+        let who = path.who();
         add!(text, "{} {who} {count}", if first { "" } else { "," });
         first = false;
     }

@@ -53,6 +53,16 @@ pub enum Filter {
     KtlsOnly,
 }
 
+impl Filter {
+    /// Whether a socket is to be returned.
+    fn takes(self, sample: &SocketSample) -> bool {
+        match self {
+            Self::All => true,
+            Self::KtlsOnly => sample.is_ktls(),
+        }
+    }
+}
+
 /// The sockets of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump {
@@ -179,19 +189,21 @@ impl SockDiag {
             interrupted: false,
         };
         for family in [Family::Inet, Family::Inet6] {
-            let part = self.dump_family(family, states).await?;
+            let part = self.dump_family(family, states, filter).await?;
             dump.interrupted |= part.interrupted;
             dump.samples.extend(part.samples);
-        }
-        if filter == Filter::KtlsOnly {
-            dump.samples.retain(SocketSample::is_ktls);
         }
         Ok(dump)
     }
 
     /// Dumps one family: again if it was interrupted, again with more room if answers were lost, and again once
     /// the rest of a dump that was given up has been read.
-    async fn dump_family(&mut self, family: Family, states: States) -> Result<Dump, Error> {
+    async fn dump_family(
+        &mut self,
+        family: Family,
+        states: States,
+        filter: Filter,
+    ) -> Result<Dump, Error> {
         let what = match family {
             Family::Inet => "list the IPv4 sockets",
             Family::Inet6 => "list the IPv6 sockets",
@@ -202,7 +214,10 @@ impl SockDiag {
         loop {
             let sequence = self.next_sequence();
             let request = dump_request(sequence, family, states);
-            match self.ask(what, &request, sequence, Until::Done).await {
+            match self
+                .ask(what, &request, sequence, Until::Done(filter))
+                .await
+            {
                 Ok(dump) if dump.interrupted && attempt < DUMP_ATTEMPTS => attempt += 1,
                 Ok(dump) => {
                     self.has_tcp_diag = true;
@@ -238,7 +253,7 @@ impl SockDiag {
         if self.has_tcp_diag {
             return Ok(());
         }
-        match self.dump_family(Family::Inet, States(0)).await {
+        match self.dump_family(Family::Inet, States(0), Filter::All).await {
             Err(Error::NoTcpDiag { .. }) => Err(Error::NoTcpDiag {
                 what: what.to_owned(),
             }),
@@ -299,12 +314,17 @@ impl SockDiag {
                 }
                 answer.interrupted |= interrupted;
                 match body {
-                    Body::Sample(sample) => {
-                        answer.samples.push(*sample);
-                        if until == Until::One {
+                    // What is not wanted is dropped here, so that memory goes by the sockets wanted.
+                    Body::Sample(sample) => match until {
+                        Until::One => {
+                            answer.samples.push(*sample);
                             return Ok(answer);
                         }
-                    }
+                        Until::Done(filter) if filter.takes(&sample) => {
+                            answer.samples.push(*sample);
+                        }
+                        Until::Done(_) => {}
+                    },
                     Body::Done => return Ok(answer),
                     Body::Refused(errno) => {
                         return Err(Error::Refused {
@@ -351,8 +371,8 @@ impl SockDiag {
 enum Until {
     /// The first socket.
     One,
-    /// The message that says so.
-    Done,
+    /// The message that says so; until then, sockets that a filter takes.
+    Done(Filter),
 }
 
 fn lost(answer: &Result<Dump, Error>) -> bool {

@@ -3,12 +3,12 @@
 use nix::time::{ClockId, clock_gettime};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
-pub(super) fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     u64::try_from(read(ClockId::CLOCK_MONOTONIC)).unwrap_or(0)
 }
 
 /// `CLOCK_REALTIME` in nanoseconds since 1970.
-pub(super) fn unix_ns() -> i64 {
+pub(crate) fn unix_ns() -> i64 {
     read(ClockId::CLOCK_REALTIME)
 }
 

@@ -1,8 +1,11 @@
 //! The daemon at work: wires hooks and `sock_diag` to the correlator and its events to an output.
 
-mod clock;
+pub(crate) mod clock;
+mod control;
 mod poller;
-mod process;
+pub(crate) mod process;
 mod session;
 
-pub use session::{Error, Options, run};
+pub use control::{Control, Seen};
+pub(crate) use poller::sample_of;
+pub use session::{Error, Options, run, run_within};

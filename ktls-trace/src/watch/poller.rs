@@ -1,24 +1,35 @@
 //! Asks `sock_diag` about suspects, in a task of its own so that a slow answer delays nothing.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc::{self, Receiver, Sender},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{clock, process, session::Options};
+use super::{clock, session::Options};
 use crate::{
     correlate::Poll,
+    kernel::{
+        namespaces::{self, Entry, Namespace, Which},
+        netns,
+    },
     observe::{Sample, SocketKey, Timer, Tls},
-    sockdiag::{self, Filter, SockDiag, SocketId, SocketSample, States, TcpState, TimerKind},
+    sockdiag::{self, Dump, Filter, SockDiag, SocketId, SocketSample, States, TcpState, TimerKind},
 };
 
 /// Questions that may wait; more are dropped, the correlator asks again.
 const QUESTIONS: usize = 4096;
 /// Network namespaces that are kept open at once.
 const NAMESPACES: usize = 256;
+/// How long a namespace is kept open after the last question: an open netlink socket keeps the whole
+/// namespace alive.
+const NAMESPACE_KEPT: Duration = Duration::from_secs(2);
 
 /// What became of a question.
 #[derive(Debug)]
@@ -75,14 +86,17 @@ impl Poller {
         let (requests, from_session) = mpsc::channel(QUESTIONS);
         let (to_session, answers) = mpsc::channel(QUESTIONS);
         let worker = Worker {
-            own_netns: process::own_netns(),
+            own_netns: netns::own(),
+            which: options.netns.clone(),
+            places: Vec::new(),
+            places_found: None,
             own,
             others: HashMap::new(),
             answers: to_session,
             port: u16::try_from(options.filter.port).unwrap_or(0),
-            seen: HashMap::new(),
+            seen: HashSet::new(),
         };
-        let period = std::time::Duration::from_nanos(options.correlate.poll_interval_ns);
+        let period = Duration::from_nanos(options.correlate.poll_interval_ns);
         let task = tokio::spawn(worker.work(from_session, period, dump));
         Ok(Self {
             requests: Some(requests),
@@ -98,6 +112,11 @@ impl Poller {
             answers: None,
             task: None,
         }
+    }
+
+    /// Whether anybody is asked.
+    pub(super) fn asks(&self) -> bool {
+        self.requests.is_some()
     }
 
     /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks
@@ -136,32 +155,43 @@ impl Poller {
     }
 }
 
+/// Another network namespace.
+struct Elsewhere {
+    /// Asks there; `None` where that is not possible.
+    socket: Option<SockDiag>,
+    /// When it was last asked.
+    used: Instant,
+}
+
 /// The state of the task.
 struct Worker {
+    /// In which network namespaces to dump.
+    which: Which,
+    /// Those that were found.
+    places: Vec<Namespace>,
+    /// When they were looked for.
+    places_found: Option<Instant>,
     /// Asks in the daemon's own network namespace.
     own: SockDiag,
     /// The inode number of that namespace.
     own_netns: Option<u32>,
-    /// Asks in other namespaces, by inode number; `None` where that is not possible.
-    others: HashMap<u32, Option<SockDiag>>,
+    /// Asks in other namespaces, by inode number.
+    others: HashMap<u32, Elsewhere>,
     /// Where answers go.
     answers: Sender<Answer>,
     /// Look only at sockets with this port; 0: any.
     port: u16,
     /// Sockets of the last dump that had unsent bytes, by cookie.
-    seen: HashMap<u64, SocketKey>,
+    seen: HashSet<u64>,
 }
 
 impl Worker {
     /// Works until nobody asks any more.
-    async fn work(
-        mut self,
-        mut requests: Receiver<Request>,
-        period: std::time::Duration,
-        mut dump: bool,
-    ) {
+    async fn work(mut self, mut requests: Receiver<Request>, period: Duration, mut dump: bool) {
         let mut ticker = interval(period);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut let_go = interval(NAMESPACE_KEPT);
+        let_go.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -173,12 +203,15 @@ impl Worker {
                     }
                     Some(Request::DumpOnce) => {
                         if !self.answer_dump().await {
-                        return;
-                    }
+                            return;
+                        }
                     }
                     Some(Request::Dump) => dump = true,
                     None => return,
                 },
+                _ = let_go.tick(), if !self.others.is_empty() => {
+                    self.others.retain(|_, elsewhere| elsewhere.used.elapsed() < NAMESPACE_KEPT);
+                }
                 _ = ticker.tick(), if dump => {
                     if !self.answer_dump().await {
                         return;
@@ -232,39 +265,75 @@ impl Worker {
         let Some(netns) = poll.netns.filter(elsewhere) else {
             return Some(&mut self.own);
         };
-        let pid = poll.pid?;
-        if self.others.len() >= NAMESPACES {
-            self.others.clear();
-        }
-        let opened = self.others.entry(netns).or_insert_with(|| {
-            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            SockDiag::open_in(&path)
-                .inspect_err(|error| tracing::warn!("{error}; verdicts there stay consistent"))
-                .ok()
-        });
-        opened.as_mut()
+        let known = self.places.iter().find(|place| place.inode == Some(netns));
+        let path = match (poll.pid, known.map(|place| &place.entry)) {
+            (Some(pid), _) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            (None, Some(Entry::Path(path))) => path.clone(),
+            (None, _) => return None,
+        };
+        self.elsewhere(netns, &path)
     }
 
-    /// Asks about all kTLS sockets of the daemon's own namespace.
+    /// The netlink socket in another network namespace.
+    fn elsewhere(&mut self, netns: u32, path: &Path) -> Option<&mut SockDiag> {
+        if self.others.len() >= NAMESPACES && !self.others.contains_key(&netns) {
+            self.others.clear();
+        }
+        let elsewhere = self.others.entry(netns).or_insert_with(|| {
+            let socket = SockDiag::open_in(path)
+                .inspect_err(|error| tracing::warn!("{error}; verdicts there stay consistent"))
+                .ok();
+            let used = Instant::now();
+            Elsewhere { socket, used }
+        });
+        elsewhere.used = Instant::now();
+        elsewhere.socket.as_mut()
+    }
+
+    /// Looks for the network namespaces to dump, if that was not done lately.
+    fn find_places(&mut self) {
+        let lately = |found: Instant| found.elapsed() < NAMESPACE_KEPT;
+        if self.places_found.is_some_and(lately) {
+            return;
+        }
+        match namespaces::find(&self.which) {
+            Ok(found) => self.places = found.namespaces,
+            Err(error) => tracing::warn!("the network namespaces can't be listed: {error}"),
+        }
+        self.places.truncate(NAMESPACES);
+        self.places_found = Some(Instant::now());
+    }
+
+    /// Asks about all kTLS sockets.
     async fn dump(&mut self) -> Vec<Answer> {
-        let asked_ns = clock::monotonic_ns();
-        let dump = match self.own.dump(States::SENDING, Filter::KtlsOnly).await {
-            Ok(dump) => dump,
-            Err(error) => return vec![Answer::Failed(error.to_string())],
-        };
-        let at_ns = clock::monotonic_ns();
+        self.find_places();
         let mut answers = Vec::new();
-        let mut seen = HashMap::new();
-        for sample in &dump.samples {
-            let port = self.port;
-            if port != 0 && sample.src.port() != port && sample.dst.port() != port {
-                continue;
+        let mut seen = HashSet::new();
+        let mut complete = true;
+        for place in self.places.clone() {
+            let asked_ns = clock::monotonic_ns();
+            let dump = match self.dump_of(&place).await {
+                None => continue,
+                Some(Ok(dump)) => dump,
+                Some(Err(error)) => {
+                    answers.push(Answer::Failed(error.to_string()));
+                    complete = false;
+                    continue;
+                }
+            };
+            let at_ns = clock::monotonic_ns();
+            if dump.interrupted {
+                let why = "the table of sockets changed during the dump".to_owned();
+                answers.push(Answer::Failed(why));
+                complete = false;
             }
-            let key = SocketKey::of_cookie(sample.cookie);
-            let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
-            if waits || self.seen.contains_key(&sample.cookie) {
-                seen.insert(sample.cookie, key);
-                let sample = Some(Box::new(sample_of(sample)));
+            for sample in dump.samples.iter().filter(|sample| self.wanted(sample)) {
+                let key = SocketKey::of_cookie(sample.cookie);
+                seen.insert(sample.cookie);
+                let sample = Some(Box::new(Sample {
+                    netns: place.inode,
+                    ..sample_of(sample)
+                }));
                 answers.push(Answer::Sampled {
                     key,
                     asked_ns,
@@ -273,33 +342,46 @@ impl Worker {
                 });
             }
         }
-        if dump.interrupted {
-            answers.push(Answer::Failed(
-                "the table of sockets changed during the dump".to_owned(),
-            ));
-        } else {
+        if complete {
+            let now_ns = clock::monotonic_ns();
             // Sockets that are not there any more.
-            for (cookie, &key) in &self.seen {
-                if !seen.contains_key(cookie) {
-                    answers.push(Answer::Sampled {
-                        key,
-                        asked_ns,
-                        at_ns,
-                        sample: None,
-                    });
-                }
-            }
+            answers.extend(self.seen.difference(&seen).map(|&cookie| Answer::Sampled {
+                key: SocketKey::of_cookie(cookie),
+                asked_ns: now_ns,
+                at_ns: now_ns,
+                sample: None,
+            }));
         }
         self.seen = seen;
         answers
     }
+
+    /// Asks in one network namespace; `None` where that is not possible.
+    async fn dump_of(&mut self, place: &Namespace) -> Option<Result<Dump, sockdiag::Error>> {
+        let socket = match &place.entry {
+            Entry::Path(path) if place.inode != self.own_netns => {
+                self.elsewhere(place.inode?, path)?
+            }
+            Entry::Path(_) | Entry::Own => &mut self.own,
+        };
+        Some(socket.dump(States::SENDING, Filter::KtlsOnly).await)
+    }
+
+    /// Whether a socket of a dump is told of: bytes wait, or waited the last time.
+    fn wanted(&self, sample: &SocketSample) -> bool {
+        let port = self.port;
+        let here = port == 0 || sample.src.port() == port || sample.dst.port() == port;
+        let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
+        here && (waits || self.seen.contains(&sample.cookie))
+    }
 }
 
 /// What matters of an answer.
-fn sample_of(sample: &SocketSample) -> Sample {
+pub(crate) fn sample_of(sample: &SocketSample) -> Sample {
     let tls = sample.ulp.as_ref().and_then(|ulp| ulp.tls.as_ref());
     Sample {
         cookie: sample.cookie,
+        netns: None,
         inode: sample.inode,
         src: Some(sample.src),
         dst: Some(sample.dst),
@@ -308,6 +390,11 @@ fn sample_of(sample: &SocketSample) -> Sample {
         packets_out: sample.tcp.unacked,
         snd_wnd: sample.tcp.snd_wnd,
         mss: sample.tcp.snd_mss,
+        unacked_bytes: sample.tcp.bytes_in_flight(),
+        snd_cwnd: sample.tcp.snd_cwnd,
+        retransmits: sample.tcp.retransmits.map(u32::from),
+        lost: sample.tcp.lost,
+        retrans: sample.tcp.retrans,
         bytes_sent: sample.tcp.bytes_sent,
         wmem_queued: sample.mem.as_ref().and_then(|mem| mem.wmem_queued),
         sndbuf: sample.mem.as_ref().and_then(|mem| mem.sndbuf),

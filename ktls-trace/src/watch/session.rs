@@ -26,11 +26,18 @@ use crate::{
     kernel::{
         Facts, Plan, capabilities,
         modules::{self, Tls},
+        namespaces::Which,
+        netns,
         plan::{Choice, Hook, Observable},
         symbols::Symbols,
+        without::Without,
     },
-    observe::{Observation, SocketKey, What},
+    observe::{
+        Observation, SocketKey, What,
+        recording::{KernelFacts, Recorder},
+    },
     probe::{self, Attached, Probe},
+    watch::{Control, Seen},
 };
 
 /// How often losses are looked at, and whether kernel TLS has appeared.
@@ -45,10 +52,12 @@ pub struct Options {
     pub correlate: correlate::Config,
     /// What to look at.
     pub filter: Filter,
+    /// In which network namespaces sockets that no hook has met are asked about.
+    pub netns: Which,
     /// Ask `sock_diag` only.
     pub no_bpf: bool,
-    /// Functions to leave alone.
-    pub without: Vec<String>,
+    /// What to do without.
+    pub without: Without,
     /// Folder of the kernel's BTF.
     pub btf: PathBuf,
     /// End after this long.
@@ -104,7 +113,9 @@ impl Hooks {
 }
 
 /// Everything a run works with.
-struct Session {
+struct Session<'a> {
+    /// Who else listens, who ends it, and who records.
+    control: Control<'a>,
     /// What it goes by.
     options: Options,
     /// How it sees.
@@ -127,27 +138,51 @@ struct Session {
     reader_gone: bool,
 }
 
-/// Observes until stopped, and writes what it finds to `lines`. `ready` is called once with a line
-/// that says how the kernel is observed.
+/// Observes until stopped, writes what it finds to `lines`, and records what led to it if that is
+/// wanted. `ready` is called once with a line that says how the kernel is observed.
 ///
 /// # Errors
 ///
 /// If nothing can be observed at all.
-pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Result<(), Error> {
+pub async fn run(
+    options: Options,
+    lines: Lines,
+    recorder: Option<Recorder>,
+    ready: impl FnOnce(&str),
+) -> Result<(), Error> {
+    let facts = Facts::gather_from(&options.btf, &options.without);
+    let control = Control {
+        recorder,
+        ..Control::default()
+    };
+    run_within(facts, options, lines, control, ready).await
+}
+
+/// As [`run`], for a caller in the same process, who has looked at the kernel already, listens to
+/// what is seen and ends it.
+///
+/// # Errors
+///
+/// If nothing can be observed at all.
+pub async fn run_within(
+    facts: Facts,
+    options: Options,
+    lines: Lines,
+    mut control: Control<'_>,
+    ready: impl FnOnce(&str),
+) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let facts = Facts::gather_from(&options.btf);
-    let plan = Plan::new(&facts, &options.without);
+    let plan = Plan::new(&facts, &options.without.functions);
     let mode = observe_how(&options, &facts, &plan);
     let mut config = options.correlate;
     config.asks_unhooked = !matches!(mode, Mode::Polling(_));
-    config.own_netns = process::own_netns();
-    let poller = Poller::start(&options, matches!(mode, Mode::Polling(_)));
-    let poller = match (poller, &mode) {
+    config.own_netns = netns::own();
+    let poller = match (start_poller(&options, &mode), &mode) {
         (Ok(poller), _) => poller,
         (Err(sock_diag), Mode::Polling(hooks)) => {
             return Err(Error::Nothing {
                 hooks: hooks.clone(),
-                sock_diag: sock_diag.to_string(),
+                sock_diag,
             });
         }
         (Err(error), _) => {
@@ -155,7 +190,11 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
             Poller::none()
         }
     };
+    if let Some(recorder) = &mut control.recorder {
+        recorder.begin(config, KernelFacts::new(&facts, &plan));
+    }
     let mut session = Session {
+        control,
         correlator: Correlator::new(config),
         options,
         mode,
@@ -170,7 +209,9 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     session.note_clock();
     session.tell_start(&facts.release);
     session.tell_correlator_of_hooks();
-    if matches!(session.mode, Mode::Hooks(_)) {
+    // Of the sockets that are there already, sock_diag can't tell who is asked for.
+    let all = session.options.filter.uts == 0;
+    if all && matches!(session.mode, Mode::Hooks(_)) {
         session.poller.dump_once();
     }
     ready(&session.ready_line());
@@ -178,6 +219,14 @@ pub async fn run(options: Options, lines: Lines, ready: impl FnOnce(&str)) -> Re
     session.watch(&mut signals).await;
     session.stop();
     Ok(())
+}
+
+/// Starts to ask `sock_diag`, unless that is to be done without.
+fn start_poller(options: &Options, mode: &Mode) -> Result<Poller, String> {
+    if options.without.sock_diag {
+        return Err("not wanted (--without sock_diag)".to_owned());
+    }
+    Poller::start(options, matches!(mode, Mode::Polling(_))).map_err(|error| error.to_string())
 }
 
 /// Chooses how to observe, and attaches.
@@ -247,7 +296,7 @@ impl Signals {
     }
 }
 
-impl Session {
+impl Session<'_> {
     /// Observes until a signal, the end of the time or of the output.
     async fn watch(&mut self, signals: &mut Signals) {
         let end = self
@@ -261,6 +310,7 @@ impl Session {
             tokio::select! {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
+                () = self.control.stop.notified() => break,
                 _ = signals.hangup.recv() => self.reopen(),
                 () = at(end) => break,
                 () = at(deadline) => {
@@ -298,9 +348,13 @@ impl Session {
 
     /// Hands an observation to the correlator and does what follows.
     fn take(&mut self, observation: &Observation) {
+        if let Some(recorder) = &mut self.control.recorder {
+            recorder.observed(observation);
+        }
         for output in self.correlator.observe(observation) {
             self.act(output);
         }
+        (self.control.listen)(Seen::Observation(observation));
     }
 
     /// Does what the correlator wants.
@@ -337,7 +391,9 @@ impl Session {
             }
             let pid = match &observation.what {
                 What::Refused { process, .. } => Some(process.pid),
-                What::PersistFired { hold, .. } => hold.writer_pid,
+                What::PersistFired { hold, .. } | What::RetransmitTimeout { hold, .. } => {
+                    hold.writer_pid
+                }
                 _ => None,
             };
             self.take(&observation);
@@ -398,6 +454,7 @@ impl Session {
 
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
     fn keep_house(&mut self) {
+        self.tend_recording();
         if self.unanswered > 0 {
             let count = std::mem::take(&mut self.unanswered);
             self.tell_lost("sock-diag", count);
@@ -419,11 +476,22 @@ impl Session {
         }
     }
 
+    /// Has what was recorded written, and tells if that does not go on.
+    fn tend_recording(&mut self) {
+        if let Some(trouble) = self.control.recorder.as_mut().and_then(Recorder::tend) {
+            tracing::error!("{}", trouble.why);
+            self.tell_lost("recording", trouble.missed);
+        }
+    }
+
     /// Attaches, now that kernel TLS is there.
     fn tls_appeared(&mut self) {
-        let facts = Facts::gather_from(&self.options.btf);
-        self.plan = Plan::new(&facts, &self.options.without);
+        let facts = Facts::gather_from(&self.options.btf, &self.options.without);
+        self.plan = Plan::new(&facts, &self.options.without.functions);
         self.mode = observe_how(&self.options, &facts, &self.plan);
+        if let Some(recorder) = &mut self.control.recorder {
+            recorder.kernel(KernelFacts::new(&facts, &self.plan));
+        }
         let reason = match &self.mode {
             Mode::Hooks(_) | Mode::WaitingForTls => "kernel TLS was loaded".to_owned(),
             Mode::Polling(why) => {
@@ -463,9 +531,14 @@ impl Session {
             self.drain();
             self.keep_house();
         }
-        for output in self.correlator.finish(clock::monotonic_ns()) {
+        let at_ns = clock::monotonic_ns();
+        if let Some(recorder) = &mut self.control.recorder {
+            recorder.finished(at_ns);
+        }
+        for output in self.correlator.finish(at_ns) {
             self.act(output);
         }
+        self.tend_recording();
         let counter = |slot| match &self.mode {
             Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
             Mode::WaitingForTls | Mode::Polling(_) => None,
@@ -475,8 +548,14 @@ impl Session {
             .iter()
             .map(|(&place, &count)| (place.to_owned(), count))
             .collect();
+        let counters: Vec<_> = (0..counter::SLOTS).map(counter).collect();
         if self.lines.lost() > 0 {
             lost.insert("output".to_owned(), self.lines.lost());
+        }
+        if let Some(missed) = self.control.recorder.as_ref().map(Recorder::missed)
+            && missed > 0
+        {
+            lost.insert("recording".to_owned(), missed);
         }
         let stopped = Stopped {
             stalls: self.correlator.stalls(),
@@ -486,7 +565,11 @@ impl Session {
             records_with_msg_more: counter(counter::RECORDS_MORE),
             lost,
         };
+        (self.control.listen)(Seen::Counters(&counters));
         self.tell(Name::Stopped, Body::Stopped(stopped));
+        if let Some(why) = self.control.recorder.take().and_then(Recorder::close) {
+            tracing::error!("{why}");
+        }
     }
 
     /// Tells of losses.
@@ -523,11 +606,15 @@ impl Session {
     /// Writes an event of this moment.
     fn tell(&mut self, name: Name, body: Body) {
         let unix_ns = self.correlator.unix_ns(clock::monotonic_ns());
+        if let Some(recorder) = &mut self.control.recorder {
+            recorder.told(unix_ns, &body);
+        }
         self.write(&Event::new(name, unix_ns, body));
     }
 
     /// Writes an event.
     fn write(&mut self, event: &Event) {
+        (self.control.listen)(Seen::Event(event));
         match self.lines.write(event) {
             Written::Yes | Written::StillLost => {}
             Written::Lost(why) => {
@@ -542,15 +629,7 @@ impl Session {
         let Mode::Hooks(hooks) = &self.mode else {
             return Vec::new();
         };
-        let name = |hook: &Hook| {
-            let on_return = hook.program.ends_with("_ret");
-            if on_return {
-                format!("{} (return)", hook.symbol)
-            } else {
-                hook.symbol.to_owned()
-            }
-        };
-        hooks.attached.hooks.iter().map(name).collect()
+        hooks.attached.hooks.iter().map(Hook::to_string).collect()
     }
 
     /// What can't be seen, in words.
@@ -579,8 +658,17 @@ impl Session {
                     .choices
                     .iter()
                     .filter(|choice| !hooks.serve(choice));
-                lost.map(|choice| format!("{}: {}", choice.observable, choice.loss()))
-                    .collect()
+                let mut lines: Vec<String> = lost
+                    .map(|choice| format!("{}: {}", choice.observable, choice.loss()))
+                    .collect();
+                if !self.plan.missing.is_empty() {
+                    let missing = self.plan.missing.join(", ");
+                    lines.push(format!("this kernel's types lack {missing}"));
+                }
+                if !self.poller.asks() {
+                    lines.push("sock_diag is not asked: no verdict is proven".to_owned());
+                }
+                lines
             }
         }
     }

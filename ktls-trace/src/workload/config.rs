@@ -1,6 +1,6 @@
 //! What the workload is asked to do.
 
-use std::time::Duration;
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -32,6 +32,17 @@ pub struct Config {
     /// Set `TCP_NODELAY` on the sender, as most servers do: without it Nagle's algorithm holds a
     /// short segment while another is in flight.
     pub nodelay: bool,
+    /// Send with `MSG_MORE`, so that the application itself leaves a record open; [`Mode::Write`] only.
+    pub msg_more: bool,
+    /// Find the holds without any hook ([`super::Holds`]).
+    pub find_holds: bool,
+    /// Time between two send calls.
+    pub pause: Duration,
+    /// `SO_RCVBUF` of the receiver in bytes, before the kernel doubles it; `None` leaves autotuning on, but for
+    /// [`Receiver::Stop`], where it is small.
+    pub rcvbuf: Option<u32>,
+    /// `SO_MAX_PACING_RATE` of the sender in bytes a second.
+    pub pacing_rate: Option<u32>,
     /// Connections at the same time, each with a thread that sends and one that receives.
     pub connections: u16,
     /// How the receiving end reads.
@@ -46,8 +57,14 @@ pub struct Config {
     pub chunk: Option<u64>,
     /// Time between connecting and the first byte, for a tracer to attach.
     pub hold: Duration,
+    /// Address that the sender listens on; `None`: the loopback's.
+    pub address: Option<IpAddr>,
+    /// Network namespace that the receivers connect from, as a path; `None`: the sender's.
+    pub receiver_netns: Option<PathBuf>,
     /// Connect over `::1` and not `127.0.0.1`.
     pub ipv6: bool,
+    /// Connect over `::ffff:127.0.0.1`: IPv6 sockets with IPv4 underneath, as a dual-stack listener has them.
+    pub ipv4_mapped: bool,
     /// Port the sender listens on; 0 takes an ephemeral one.
     pub port: u16,
 }
@@ -64,6 +81,11 @@ impl Default for Config {
             nonblocking: false,
             cork: false,
             nodelay: false,
+            msg_more: false,
+            find_holds: false,
+            pause: Duration::ZERO,
+            rcvbuf: None,
+            pacing_rate: None,
             connections: 1,
             receiver: Receiver::Drain,
             bytes: None,
@@ -71,7 +93,10 @@ impl Default for Config {
             file_size: 4 << 20,
             chunk: None,
             hold: Duration::ZERO,
+            address: None,
+            receiver_netns: None,
             ipv6: false,
+            ipv4_mapped: false,
             port: 0,
         }
     }
@@ -94,6 +119,10 @@ pub enum Mode {
     Sendfile,
     /// `splice(2)` from the file through a pipe into kernel TLS.
     Splice,
+    /// `splice(2)`, a quarter of a record at a time, "more" said with all but the last quarter: no
+    /// complete record is pushed with `MSG_MORE`, as if `tls_sw` took the flag away (a stand-in
+    /// for a kernel that does). Before 6.5 each piece becomes a record, and the stand-in is none.
+    SpliceUnflagged,
     /// `write(2)` into kernel TLS.
     Write,
     /// `sendfile(2)` into plain TCP.
@@ -145,6 +174,26 @@ pub enum Cipher {
     #[serde(rename = "chacha20-poly1305")]
     #[value(name = "chacha20-poly1305")]
     Chacha20Poly1305,
+    /// AES-CCM with a 128-bit key.
+    #[serde(rename = "aes-128-ccm")]
+    #[value(name = "aes-128-ccm")]
+    Aes128Ccm,
+    /// SM4-GCM.
+    #[serde(rename = "sm4-gcm")]
+    #[value(name = "sm4-gcm")]
+    Sm4Gcm,
+    /// SM4-CCM.
+    #[serde(rename = "sm4-ccm")]
+    #[value(name = "sm4-ccm")]
+    Sm4Ccm,
+    /// ARIA-GCM with a 128-bit key; TLS 1.2 only.
+    #[serde(rename = "aria-128-gcm")]
+    #[value(name = "aria-128-gcm")]
+    Aria128Gcm,
+    /// ARIA-GCM with a 256-bit key; TLS 1.2 only.
+    #[serde(rename = "aria-256-gcm")]
+    #[value(name = "aria-256-gcm")]
+    Aria256Gcm,
 }
 
 impl Cipher {
@@ -154,7 +203,18 @@ impl Cipher {
             Self::Aes128Gcm => "aes-128-gcm",
             Self::Aes256Gcm => "aes-256-gcm",
             Self::Chacha20Poly1305 => "chacha20-poly1305",
+            Self::Aes128Ccm => "aes-128-ccm",
+            Self::Sm4Gcm => "sm4-gcm",
+            Self::Sm4Ccm => "sm4-ccm",
+            Self::Aria128Gcm => "aria-128-gcm",
+            Self::Aria256Gcm => "aria-256-gcm",
         }
+    }
+
+    /// Whether kernel TLS takes it only in TLS 1.2: RFC 6209 defines ARIA for that alone, and
+    /// `do_tls_setsockopt_conf` insists on it.
+    pub(super) fn tls_1_2_only(self) -> bool {
+        matches!(self, Self::Aria128Gcm | Self::Aria256Gcm)
     }
 }
 
@@ -169,7 +229,8 @@ pub(super) fn record_overhead(tls: TlsVersion, cipher: Cipher) -> u64 {
         // The nonce is implicit; the content type is part of what is encrypted.
         (TlsVersion::V1_3, _) => HEADER + 1 + TAG,
         (TlsVersion::V1_2, Cipher::Chacha20Poly1305) => HEADER + TAG,
-        (TlsVersion::V1_2, Cipher::Aes128Gcm | Cipher::Aes256Gcm) => HEADER + 8 + TAG,
+        // Every other cipher has 8 bytes of its nonce in front of what is encrypted (`tls_cipher_desc`).
+        (TlsVersion::V1_2, _) => HEADER + 8 + TAG,
     }
 }
 

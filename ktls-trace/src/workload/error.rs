@@ -1,6 +1,6 @@
 //! Why the workload could not be run.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use nix::errno::Errno;
 
@@ -42,6 +42,14 @@ pub enum Error {
         value: String,
         /// What the kernel answered.
         source: Errno,
+    },
+    /// The receivers' network namespace could not be entered.
+    #[error("network namespace {}: {source}", path.display())]
+    Netns {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
     },
     /// No socket could listen there.
     #[error("listen on {address}: {source}")]

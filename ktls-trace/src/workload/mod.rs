@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+mod holds;
 mod receiver;
 mod records;
 mod report;
@@ -21,10 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use self::tally::mib_per_s;
 use self::transfer::Run;
 pub use self::{
     config::{Cipher, Config, Mode, Receiver, STALLING_NOTSENT_LOWAT, TlsVersion},
     error::Error,
+    holds::Holds,
     report::{ConnectionReport, Gaps, Report, SCHEMA},
 };
 
@@ -56,6 +59,12 @@ fn check(config: &Config) -> Result<(), Error> {
     }
     if config.chunk == Some(0) {
         return refuse("chunk", "a send of nothing never ends");
+    }
+    if config.msg_more && config.mode != Mode::Write {
+        return refuse("msg-more", "only --mode write hands flags over itself");
+    }
+    if config.tls == TlsVersion::V1_3 && config.cipher.tls_1_2_only() {
+        return refuse("cipher", "ARIA is for TLS 1.2 only: --tls 1.2");
     }
     if config.receiver == (Receiver::Slow { bytes_per_s: 0 }) {
         return refuse(

@@ -32,6 +32,8 @@ pub(super) struct Outcome {
     pub(super) record_bytes: u64,
     /// Reads that brought bytes.
     pub(super) arrivals: u64,
+    /// When they came, if that was to be kept.
+    pub(super) arrived: Vec<Instant>,
     /// Pauses between them.
     pub(super) gaps: Gaps,
     /// Whether the end of the stream was seen before the limit.
@@ -115,6 +117,7 @@ pub(super) fn run(
     how: Receiver,
     progress: &Progress,
     ending: &AtomicBool,
+    keep_arrivals: bool,
 ) -> Outcome {
     let mut outcome = Outcome::default();
     let mut records = RecordCounter::default();
@@ -156,7 +159,11 @@ pub(super) fn run(
                 progress.note(bytes);
                 records.feed(&buffer[..bytes]);
                 outcome.arrivals += 1;
-                pauses.note(Instant::now());
+                let now = Instant::now();
+                pauses.note(now);
+                if keep_arrivals {
+                    outcome.arrived.push(now);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {

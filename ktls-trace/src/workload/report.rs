@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::config::{Cipher, Mode, Receiver, TlsVersion};
+use super::{
+    Holds,
+    config::{Cipher, Mode, Receiver, TlsVersion},
+};
 
 /// Name and version of the report's form.
 pub const SCHEMA: &str = "ktls-trace-repro/1";
@@ -85,6 +88,8 @@ pub struct ConnectionReport {
     pub arrivals: u64,
     /// Pauses between two reads longer than 20 ms.
     pub gaps: Gaps,
+    /// The holds, if they were to be found.
+    pub holds: Option<Holds>,
     /// From the receiver's last read to the end, in milliseconds; from the start if it read nothing.
     pub silent_at_end_ms: f64,
     /// Whether all of the bytes asked for were accepted and the receiver saw the end of the stream.

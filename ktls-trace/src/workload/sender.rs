@@ -6,10 +6,11 @@ use std::{
     io,
     net::{Shutdown, TcpStream},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::FileExt,
     },
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,14 +21,21 @@ use nix::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         sendfile::sendfile64,
         signal::{SigSet, Signal},
+        socket::{MsgFlags, send},
     },
-    unistd::{pipe2, write},
+    unistd::pipe2,
 };
 
-use super::{Config, Error, config::Mode};
+use super::{
+    Config, Error,
+    config::{Mode, RECORD_PAYLOAD},
+};
 
 /// Longest time, in milliseconds, until a sender that waits for `EPOLLOUT` looks whether the run has ended.
 const LOOK_UP_MS: u16 = 50;
+
+/// Bytes of one piece of [`Mode::SpliceUnflagged`]: a quarter of a record.
+const PIECE_BYTES: u64 = RECORD_PAYLOAD / 4;
 
 /// What a sender tells when it is done.
 #[derive(Debug, Default)]
@@ -54,11 +62,15 @@ enum Via {
         to_pipe: OwnedFd,
         /// Bytes in the pipe.
         filled: usize,
+        /// "More" is said within a record only ([`Mode::SpliceUnflagged`]).
+        unflagged: bool,
     },
-    /// `write(2)` of the file's bytes.
+    /// `send(2)` of the file's bytes, which is `write(2)` without flags.
     Write {
         /// The file's bytes.
         bytes: Vec<u8>,
+        /// `MSG_MORE`, or nothing.
+        flags: MsgFlags,
     },
 }
 
@@ -69,6 +81,7 @@ pub(super) struct Sender {
     file_size: u64,
     chunk: u64,
     total: Option<u64>,
+    pause: Duration,
     via: Via,
     /// Waits for `EPOLLOUT`; only when non-blocking.
     epoll: Option<Epoll>,
@@ -81,20 +94,26 @@ impl Sender {
         let file = file.try_clone().map_err(resource("share the file"))?;
         let via = match config.mode {
             Mode::Sendfile | Mode::Plain => Via::Sendfile,
-            Mode::Splice => {
+            Mode::Splice | Mode::SpliceUnflagged => {
                 let (from_pipe, to_pipe) =
                     pipe2(OFlag::O_CLOEXEC).map_err(|e| resource("make a pipe")(e.into()))?;
                 Via::Splice {
                     from_pipe,
                     to_pipe,
                     filled: 0,
+                    unflagged: config.mode == Mode::SpliceUnflagged,
                 }
             }
             Mode::Write => {
                 let mut bytes = vec![0; usize::try_from(config.file_size).unwrap_or(usize::MAX)];
                 file.read_exact_at(&mut bytes, 0)
                     .map_err(resource("read the file"))?;
-                Via::Write { bytes }
+                let flags = if config.msg_more {
+                    MsgFlags::from_bits_retain(libc::MSG_MORE)
+                } else {
+                    MsgFlags::empty()
+                };
+                Via::Write { bytes, flags }
             }
         };
         let epoll = if config.nonblocking {
@@ -115,6 +134,7 @@ impl Sender {
             file_size: config.file_size,
             chunk: config.chunk_bytes(),
             total: config.bytes,
+            pause: config.pause,
             via,
             epoll,
         })
@@ -180,6 +200,7 @@ impl Sender {
                 Err(error) => return Err(error),
             }
             outcome.longest_wait = outcome.longest_wait.max(begun.elapsed());
+            sleep(self.pause, ending);
         }
         Ok(())
     }
@@ -197,7 +218,14 @@ impl Sender {
                 from_pipe,
                 to_pipe,
                 filled,
+                unflagged,
             } => {
+                let count = if *unflagged {
+                    let left = PIECE_BYTES - offset % PIECE_BYTES;
+                    count.min(usize::try_from(left).unwrap_or(usize::MAX))
+                } else {
+                    count
+                };
                 if *filled == 0 {
                     let mut position = position;
                     let move_pages = SpliceFFlags::SPLICE_F_MOVE;
@@ -211,7 +239,13 @@ impl Sender {
                     )?;
                 }
                 // As sendfile does inside: more is promised until the last bytes of the chunk.
-                let more = if *filled < count {
+                let promised = if *unflagged {
+                    let end = offset + *filled as u64;
+                    !end.is_multiple_of(RECORD_PAYLOAD) && end < self.file_size
+                } else {
+                    *filled < count
+                };
+                let more = if promised {
                     SpliceFFlags::SPLICE_F_MORE
                 } else {
                     SpliceFFlags::empty()
@@ -221,12 +255,12 @@ impl Sender {
                 *filled -= bytes;
                 bytes
             }
-            Via::Write { bytes } => {
+            Via::Write { bytes, flags } => {
                 let from = usize::try_from(offset)
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
                 let to = from.saturating_add(count).min(bytes.len());
-                write(&self.socket, &bytes[from..to])?
+                send(self.socket.as_raw_fd(), &bytes[from..to], *flags)?
             }
         };
         // The file is ours and never shrinks, so nothing accepted means something is very wrong.
@@ -259,5 +293,17 @@ impl Sender {
             Via::Splice { .. } => "splice",
             Via::Write { .. } => "write",
         }
+    }
+}
+
+/// Lets a time pass, unless the run ends before.
+fn sleep(time: Duration, ending: &AtomicBool) {
+    let until = Instant::now() + time;
+    while !ending.load(Ordering::Acquire)
+        && let Some(left) = until
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+    {
+        thread::sleep(left.min(Duration::from_millis(LOOK_UP_MS.into())));
     }
 }

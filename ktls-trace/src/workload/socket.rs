@@ -2,14 +2,19 @@
 //! as a web server is.
 
 use std::{
+    fs::File,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    thread,
 };
 
 use nix::{
     errno::Errno,
-    getsockopt_impl, setsockopt_impl, sockopt_impl,
+    getsockopt_impl,
+    sched::{CloneFlags, setns},
+    setsockopt_impl, sockopt_impl,
     sys::socket::{
         AddressFamily, SetSockOpt, SockFlag, SockType, SockaddrStorage, connect, getsockopt,
         setsockopt, socket, sockopt,
@@ -21,7 +26,7 @@ use crate::sockdiag::TcpInfo;
 
 /// `SO_RCVBUF` of a receiver that stops reading, in bytes before the kernel doubles it: small, so that
 /// the window shuts soon after.
-const STOPPED_RCVBUF: usize = 16 << 10;
+const STOPPED_RCVBUF: u32 = 16 << 10;
 
 sockopt_impl!(
     /// Bytes not yet sent at which the socket stops being writable (`tcp_stream_memory_free`).
@@ -41,6 +46,15 @@ sockopt_impl!(
     bool
 );
 
+sockopt_impl!(
+    /// Bytes a second that are sent at most (`sk_max_pacing_rate`).
+    MaxPacingRate,
+    Both,
+    libc::SOL_SOCKET,
+    libc::SO_MAX_PACING_RATE,
+    u32
+);
+
 /// The two ends of one connection.
 #[derive(Debug)]
 pub(super) struct Pair {
@@ -56,17 +70,39 @@ pub(super) struct Pair {
 
 /// Opens the listener all connections of a run go through.
 pub(super) fn listen(config: &Config) -> Result<TcpListener, Error> {
-    let address = if config.ipv6 {
-        SocketAddr::from((Ipv6Addr::LOCALHOST, config.port))
-    } else {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, config.port))
+    let ip = match config.address {
+        Some(ip) => ip,
+        None if config.ipv6 => Ipv6Addr::LOCALHOST.into(),
+        None if config.ipv4_mapped => Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+        None => Ipv4Addr::LOCALHOST.into(),
     };
+    let address = SocketAddr::new(ip, config.port);
     let listener =
         TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     if let Some(mss) = config.mss {
         set(&listener, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
     }
     Ok(listener)
+}
+
+/// A TCP socket.
+fn stream(family: AddressFamily) -> nix::Result<OwnedFd> {
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// A TCP socket of another network namespace: a socket stays in the one that its thread was in.
+fn stream_in(netns: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
+    let netns = File::open(netns)?;
+    thread::scope(|scope| {
+        let maker = thread::Builder::new().spawn_scoped(scope, || {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            stream(family)
+        })?;
+        let made = maker
+            .join()
+            .map_err(|_panic| io::Error::other("the thread that entered it has died"))?;
+        Ok(made?)
+    })
 }
 
 /// Connects a receiver to the listener, accepts the sender and sets the sender's options, TLS excepted.
@@ -82,14 +118,24 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     } else {
         AddressFamily::Inet
     };
-    let receiver = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(|e| failed(e.into()))?;
+    let receiver = match &config.receiver_netns {
+        None => stream(family).map_err(|e| failed(e.into()))?,
+        Some(path) => stream_in(path, family).map_err(|source| Error::Netns {
+            path: path.clone(),
+            source,
+        })?,
+    };
     // Before connect: the SYN carries the MSS and decides the window's scale.
     if let Some(mss) = config.mss {
         set(&receiver, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
     }
-    if let Receiver::Stop { .. } = config.receiver {
-        set(&receiver, sockopt::RcvBuf, "SO_RCVBUF", STOPPED_RCVBUF)?;
+    let rcvbuf = match config.receiver {
+        Receiver::Stop { .. } => Some(config.rcvbuf.unwrap_or(STOPPED_RCVBUF)),
+        Receiver::Drain | Receiver::Slow { .. } => config.rcvbuf,
+    };
+    if let Some(bytes) = rcvbuf {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        set(&receiver, sockopt::RcvBuf, "SO_RCVBUF", bytes)?;
     }
     connect(receiver.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|e| failed(e.into()))?;
     let receiver = TcpStream::from(receiver);
@@ -120,6 +166,9 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     }
     if config.nodelay {
         set(&sender, sockopt::TcpNoDelay, "TCP_NODELAY", true)?;
+    }
+    if let Some(rate) = config.pacing_rate {
+        set(&sender, MaxPacingRate, "SO_MAX_PACING_RATE", rate)?;
     }
     if config.nonblocking {
         sender

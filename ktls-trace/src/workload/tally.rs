@@ -6,10 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use super::{ConnectionReport, config, receiver, receiver::Progress, sender, socket::SenderState};
+use super::{
+    ConnectionReport, config, holds, receiver, receiver::Progress, sender, socket::SenderState,
+};
 
 /// Silence at the receiver after which a sender that still has bytes to send counts as hung. The
 /// slowest release of a held record that recovers (persist timer, backed off) stays well below.
@@ -28,6 +31,8 @@ pub(super) struct Running {
     pub(super) received: Arc<Progress>,
     pub(super) sender_outcome: Option<sender::Outcome>,
     pub(super) receiver_outcome: Option<receiver::Outcome>,
+    /// Looks for holds, if they are to be found.
+    pub(super) watcher: Option<JoinHandle<Vec<(Instant, bool)>>>,
     /// When the second of its two ends was done.
     pub(super) done_after: Option<Duration>,
 }
@@ -85,6 +90,12 @@ impl Running {
             )),
             None => returned,
         };
+        // A watcher looks up every millisecond, so it has ended by now.
+        let holds = self
+            .watcher
+            .take()
+            .and_then(|watcher| watcher.join().ok())
+            .map(|changes| holds::find(&changes, &receiver.arrived));
         let error = if stuck {
             Some("the send did not return when its socket was shut down".to_owned())
         } else {
@@ -106,6 +117,7 @@ impl Running {
             in_flight_at_end: snapshot.sender.tcp.bytes_in_flight(),
             arrivals: receiver.arrivals,
             gaps: receiver.gaps,
+            holds,
             silent_at_end_ms: fractional_ms(snapshot.silent),
             finished: sender.finished && saw_end,
             hung: snapshot.hung || stuck,
@@ -139,7 +151,7 @@ pub(super) fn fractional_ms(time: Duration) -> f64 {
     clippy::cast_precision_loss,
     reason = "a rate for people; 2^53 bytes are far away"
 )]
-pub(super) fn mib_per_s(bytes: u64, duration_ms: u64) -> f64 {
+pub(crate) fn mib_per_s(bytes: u64, duration_ms: u64) -> f64 {
     if duration_ms == 0 {
         return 0.0;
     }

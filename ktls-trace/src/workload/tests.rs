@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use clap::ValueEnum as _;
+
 use super::*;
 
 fn plain() -> Config {
@@ -18,12 +20,18 @@ fn run_now(config: &Config) -> Report {
 
 #[test]
 fn every_byte_asked_for_arrives() {
-    for (nonblocking, ipv6) in [(false, false), (true, false), (false, true)] {
+    for (nonblocking, ipv6, ipv4_mapped) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+    ] {
         let config = Config {
             bytes: Some(1_000_001),
             connections: 2,
             nonblocking,
             ipv6,
+            ipv4_mapped,
             ..plain()
         };
         let report = run_now(&config);
@@ -88,6 +96,33 @@ fn options_that_make_no_sense_are_named() {
     };
     let error = run(&config, &AtomicBool::new(false)).unwrap_err();
     assert!(error.to_string().contains("--file-size"), "{error}");
+}
+
+#[test]
+fn a_cipher_is_refused_in_a_version_it_is_not_defined_for() {
+    let config = Config {
+        mode: Mode::Sendfile,
+        cipher: Cipher::Aria128Gcm,
+        ..plain()
+    };
+    let error = run(&config, &AtomicBool::new(false)).unwrap_err();
+    assert!(error.to_string().contains("--cipher"), "{error}");
+}
+
+#[test]
+fn every_cipher_frames_its_records_as_the_kernel_does() {
+    // The wire bytes of one full record, as measured in guests and, for the ciphers that none has, as
+    // `tls_cipher_desc` gives them.
+    for cipher in Cipher::value_variants() {
+        let overhead = |tls| config::record_overhead(tls, *cipher);
+        assert_eq!(overhead(TlsVersion::V1_3), 22, "{cipher:?}");
+        let explicit = if *cipher == Cipher::Chacha20Poly1305 {
+            21
+        } else {
+            29
+        };
+        assert_eq!(overhead(TlsVersion::V1_2), explicit, "{cipher:?}");
+    }
 }
 
 #[test]

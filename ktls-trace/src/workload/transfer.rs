@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Config, ConnectionReport, Error, LOOK_UP, Report, SCHEMA, config,
+    Config, ConnectionReport, Error, LOOK_UP, Report, SCHEMA, config, holds,
     receiver::{self, Progress},
     sender::{self, Sender},
     socket,
@@ -68,6 +68,7 @@ impl Run {
                 received: Arc::new(Progress::since(started)),
                 sender_outcome: None,
                 receiver_outcome: None,
+                watcher: None,
                 done_after: None,
             };
             prepared.push((
@@ -83,8 +84,18 @@ impl Run {
             done,
             connections: Vec::with_capacity(prepared.len()),
         };
-        for (index, (running, sender, receiver_socket)) in prepared.into_iter().enumerate() {
+        for (index, (mut running, sender, receiver_socket)) in prepared.into_iter().enumerate() {
             let how = config.receiver;
+            let find_holds = config.find_holds;
+            if find_holds {
+                let socket = running.sender.try_clone().map_err(second_handle)?;
+                let ending = Arc::clone(&run.ending);
+                let watcher = thread::Builder::new()
+                    .name(format!("watcher-{index}"))
+                    .spawn(move || holds::watch(&socket, &ending))
+                    .map_err(no_thread)?;
+                running.watcher = Some(watcher);
+            }
             let (ending, progress, tell_receiver) = (
                 Arc::clone(&run.ending),
                 Arc::clone(&running.received),
@@ -93,7 +104,8 @@ impl Run {
             thread::Builder::new()
                 .name(format!("receiver-{index}"))
                 .spawn(move || {
-                    let outcome = receiver::run(receiver_socket, how, &progress, &ending);
+                    let outcome =
+                        receiver::run(receiver_socket, how, &progress, &ending, find_holds);
                     // Nobody listens any more only when the run has given up on this thread.
                     tell_receiver.send(Done::Receiver(index, outcome)).ok();
                 })

@@ -12,9 +12,5 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
         return None;
     }
     let confidence = confidence(true, sample_agrees(socket, facts.sample))?;
-    Some(Finding {
-        verdict: Verdict::ApplicationCork,
-        confidence,
-        gate: None,
-    })
+    Some(Finding::new(Verdict::ApplicationCork, confidence))
 }

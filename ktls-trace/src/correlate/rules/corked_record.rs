@@ -4,12 +4,15 @@
 //! Before 6.5 a push with `MSG_SENDPAGE_NOTLAST` never reaches `tcp_push`: then whole segments stay
 //! unsent too, with nothing in flight and no timer armed.
 //!
-//! Refuted by the application's own cork, a full congestion window, the queueing discipline, an
+//! Refuted by the application's own cork, a full congestion window, the queueing discipline or pacing, an
 //! unfinished record or a gate that is open. Only hooks can see the flag and the cork, so
 //! `sock_diag` alone decides for this only where no timer is pending, which a cork would have armed.
 
-use super::{Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, sample_agrees};
-use crate::observe::{Hold, MSG_MORE, MSG_SENDPAGE_NOTLAST, Sample};
+use super::{
+    Confidence, Facts, Finding, Gate, Verdict, confidence, held_below_mss, network_limited,
+    sample_agrees,
+};
+use crate::observe::{Hold, MSG_SENDPAGE_NOTLAST, Sample, says_more};
 
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let Some(hold) = facts.hold else {
@@ -24,11 +27,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let gate = Gate::of(socket)?;
     let held =
         (held_below_mss(socket)? || never_pushed(hold)) && !socket.corked? && more_to_come(hold)?;
-    let otherwise_held = socket.throttled == Some(true)
-        || socket
-            .in_flight
-            .zip(socket.snd_cwnd)
-            .is_some_and(|(out, cwnd)| out >= cwnd)
+    let otherwise_held = network_limited::forbids(socket, facts.held_ns)
         || socket.tls.is_software() == Some(false)
         || socket.partial_record == Some(true);
     if !held || otherwise_held {
@@ -54,10 +53,10 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
 /// flags of the send and the absence of an unfinished record stand in.
 fn more_to_come(hold: &Hold) -> Option<bool> {
     match (&hold.push, &hold.send) {
-        (Some(push), _) => Some(push.complete && push.flags & MSG_MORE != 0),
+        (Some(push), _) => Some(push.complete && says_more(push.flags)),
         (None, Some(send)) => Some(
             send.is_splice()
-                && send.flags & MSG_MORE != 0
+                && says_more(send.flags)
                 && !hold.socket.partial_record?
                 && !hold.socket.open_record?,
         ),
@@ -66,7 +65,7 @@ fn more_to_come(hold: &Hold) -> Option<bool> {
 }
 
 /// Whether TCP was not even asked to send, with the window open.
-fn never_pushed(hold: &Hold) -> bool {
+pub(crate) fn never_pushed(hold: &Hold) -> bool {
     let socket = &hold.socket;
     let open = || Some(socket.window_left()? >= socket.notsent()?.min(socket.mss?));
     hold.push
@@ -86,9 +85,8 @@ fn left_without_timer(sample: &Sample) -> Option<Finding> {
         && sample.packets_out? == 0
         && sample.snd_wnd? >= next
         && timer.is_none_or(|timer| !timer.sends());
-    left.then_some(Finding {
-        verdict: Verdict::CorkedCompletedRecord,
-        confidence: Confidence::Consistent,
-        gate: None,
-    })
+    left.then_some(Finding::new(
+        Verdict::CorkedCompletedRecord,
+        Confidence::Consistent,
+    ))
 }

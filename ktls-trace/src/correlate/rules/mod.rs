@@ -5,12 +5,18 @@
 
 mod application_cork;
 mod corked_record;
+mod encryption_pending;
 mod nagle;
+mod network_limited;
+mod open_record;
+mod receiver_limited;
+mod send_buffer_limited;
 mod zero_window;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(crate) use self::corked_record::never_pushed;
 use crate::observe::{Hold, Sample, SocketState};
 
 /// What holds a socket back.
@@ -83,14 +89,20 @@ impl Gate {
 }
 
 /// What a rule looks at: one hold and what was seen during it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Facts<'a> {
     /// What the hooks saw.
     pub hold: Option<&'a Hold>,
     /// What `sock_diag` answered during the hold, last.
     pub sample: Option<&'a Sample>,
+    /// How long it has lasted, in nanoseconds.
+    pub held_ns: u64,
     /// Zero-window probes sent during it.
     pub zero_window_probes: u32,
+    /// Times that the retransmission timer fired during it.
+    pub retransmit_timeouts: u32,
+    /// Times that the peer's window was shut in this episode and opened again.
+    pub window_reopened: u32,
     /// Answers of `sock_diag` in a row, during a hold that no hook sees, that showed no timer by
     /// which TCP would send.
     pub untimed_answers: u32,
@@ -107,16 +119,38 @@ pub struct Finding {
     pub gate: Option<Gate>,
 }
 
+impl Finding {
+    /// A finding without a gate.
+    fn new(verdict: Verdict, confidence: Confidence) -> Self {
+        Self {
+            verdict,
+            confidence,
+            gate: None,
+        }
+    }
+}
+
 /// A rule: an answer if the facts decide.
 type Rule = fn(&Facts<'_>) -> Option<Finding>;
 
-/// The rules in the order in which they are asked. A shut window explains everything behind it; an
-/// application's own cork would hold the record with or without `MSG_MORE`.
+/// The rules in the order in which they are asked: what would hold the bytes whatever comes after it
+/// comes first.
+///
+/// A shut window stops everything, and a peer that opened it again is slow, not stopped. An application's
+/// own cork would hold the bytes with or without `MSG_MORE`, and a record that it left open is its own
+/// `MSG_MORE`. The corked record asks whether the network would have held it anyway, and leaves the rest
+/// to that rule; Nagle needs nothing but an earlier short segment. Where nothing is unsent, the buffer and
+/// then the cipher are left.
 const RULES: &[Rule] = &[
+    receiver_limited::judge,
     zero_window::judge,
     application_cork::judge,
+    open_record::judge,
     corked_record::judge,
+    network_limited::judge,
     nagle::judge,
+    send_buffer_limited::judge,
+    encryption_pending::judge,
 ];
 
 /// Asks the rules.
@@ -124,11 +158,7 @@ pub fn judge(facts: &Facts<'_>) -> Finding {
     RULES
         .iter()
         .find_map(|rule| rule(facts))
-        .unwrap_or(Finding {
-            verdict: Verdict::Unknown,
-            confidence: Confidence::Consistent,
-            gate: None,
-        })
+        .unwrap_or(Finding::new(Verdict::Unknown, Confidence::Consistent))
 }
 
 /// Proven if both sources say so, consistent if one does, nothing if neither.
@@ -141,7 +171,7 @@ fn confidence(hooks: bool, sock_diag: bool) -> Option<Confidence> {
 }
 
 /// Less than one segment is unsent although the peer would take it, as the hooks saw it.
-pub(super) fn held_below_mss(socket: &SocketState) -> Option<bool> {
+pub(crate) fn held_below_mss(socket: &SocketState) -> Option<bool> {
     let notsent = socket.notsent()?;
     Some(0 < notsent && notsent < socket.mss? && socket.window_left()? >= notsent)
 }
@@ -157,274 +187,4 @@ fn sample_agrees(socket: &SocketState, sample: Option<&Sample>) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::observe::{
-        MSG_MORE, MSG_SENDPAGE_NOTLAST, MSG_SPLICE_PAGES, PushFacts, SendFacts, Timer, Tls,
-    };
-
-    /// The stall of the report: one record below the MSS of loopback, lowat 16384.
-    pub(crate) fn corked() -> Hold {
-        Hold {
-            socket: SocketState {
-                cookie: Some(1),
-                netns: Some(4_026_531_840),
-                src: Some("127.0.0.1:443".parse().unwrap()),
-                dst: Some("127.0.0.1:50000".parse().unwrap()),
-                state: Some(1),
-                write_seq: Some(16406),
-                snd_nxt: Some(0),
-                snd_una: Some(0),
-                snd_wnd: Some(65536),
-                mss: Some(65483),
-                packets_out: Some(0),
-                in_flight: Some(0),
-                snd_cwnd: Some(10),
-                notsent_lowat: Some(16384),
-                own_lowat: Some(false),
-                wmem_queued: Some(20000),
-                sndbuf: Some(2_626_560),
-                corked: Some(false),
-                nodelay: Some(false),
-                persist_pending: Some(true),
-                timer_pending: Some(true),
-                probes_out: Some(0),
-                throttled: Some(false),
-                partial_record: Some(false),
-                open_record: Some(false),
-                tls: tls("sw"),
-            },
-            send: Some(SendFacts {
-                flags: MSG_MORE | MSG_SPLICE_PAGES,
-                bytes: Some(65536),
-                sendpage: false,
-            }),
-            push: Some(PushFacts {
-                at_ns: 0,
-                flags: MSG_MORE,
-                record_bytes: 16406,
-                records: 1,
-                complete: true,
-            }),
-            writer_pid: Some(100),
-        }
-    }
-
-    fn tls(tx: &str) -> Tls {
-        Tls {
-            version: Some("1.3".to_owned()),
-            cipher: Some("aes-gcm-128".to_owned()),
-            tx: Some(tx.to_owned()),
-        }
-    }
-
-    /// What `sock_diag` answers for [`corked`].
-    pub(crate) fn corked_sample() -> Sample {
-        Sample {
-            cookie: 1,
-            inode: Some(9349),
-            established: true,
-            notsent: Some(16406),
-            packets_out: Some(0),
-            snd_wnd: Some(65536),
-            mss: Some(65483),
-            bytes_sent: Some(0),
-            timer: Some(Timer {
-                kind: "persist".to_owned(),
-                expires_ms: 28,
-                probes: 0,
-            }),
-            tls: tls("sw"),
-            ..Sample::default()
-        }
-    }
-
-    fn judged(hold: &Hold) -> Finding {
-        judge(&Facts {
-            hold: Some(hold),
-            sample: None,
-            zero_window_probes: 0,
-            untimed_answers: 0,
-        })
-    }
-
-    #[test]
-    fn the_reported_stall_is_consistent_from_hooks_and_proven_with_sock_diag() {
-        let hold = corked();
-        let finding = judged(&hold);
-        assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
-        assert_eq!(finding.confidence, Confidence::Consistent);
-        assert_eq!(finding.gate, Some(Gate::NotsentLowat));
-        let sample = corked_sample();
-        let facts = Facts {
-            hold: Some(&hold),
-            sample: Some(&sample),
-            zero_window_probes: 0,
-            untimed_answers: 0,
-        };
-        assert_eq!(judge(&facts).confidence, Confidence::Proven);
-    }
-
-    #[test]
-    fn held_tail_below_jumbo_mss_is_corked() {
-        let mut hold = corked();
-        hold.socket.mss = Some(8948);
-        hold.socket.snd_nxt = Some(8948);
-        hold.socket.packets_out = Some(1);
-        hold.socket.notsent_lowat = Some(1);
-        assert_eq!(judged(&hold).verdict, Verdict::CorkedCompletedRecord);
-    }
-
-    #[test]
-    fn a_full_send_buffer_is_the_other_gate() {
-        let mut hold = corked();
-        hold.socket.notsent_lowat = Some(u32::MAX);
-        hold.socket.sndbuf = Some(16384);
-        assert_eq!(judged(&hold).gate, Some(Gate::Sndbuf));
-        hold.socket.notsent_lowat = Some(16384);
-        assert_eq!(judged(&hold).gate, Some(Gate::Both));
-    }
-
-    #[test]
-    fn application_cork_is_not_called_corked_record() {
-        let mut hold = corked();
-        hold.socket.corked = Some(true);
-        assert_eq!(judged(&hold).verdict, Verdict::ApplicationCork);
-    }
-
-    #[test]
-    fn a_shut_window_is_not_called_corked_record() {
-        let mut hold = corked();
-        hold.socket.snd_wnd = Some(0);
-        assert_eq!(judged(&hold).verdict, Verdict::ZeroWindow);
-    }
-
-    #[test]
-    fn what_would_make_it_something_else_leaves_it_unknown() {
-        /// A fact of the hold that is turned against the rule.
-        type Change = fn(&mut Hold);
-        let changes: &[(&str, Change)] = &[
-            ("no MSG_MORE", |hold| hold.push.as_mut().unwrap().flags = 0),
-            ("the record is not complete", |hold| {
-                hold.push.as_mut().unwrap().complete = false;
-            }),
-            ("TCP has a part of a record", |hold| {
-                hold.socket.partial_record = Some(true);
-            }),
-            ("whether TCP_CORK is set is not known", |hold| {
-                hold.socket.corked = None;
-            }),
-            ("the congestion window is full", |hold| {
-                hold.socket.in_flight = Some(10);
-            }),
-            ("the queueing discipline has it", |hold| {
-                hold.socket.throttled = Some(true);
-            }),
-            ("no gate is shut", |hold| {
-                hold.socket.notsent_lowat = Some(65536);
-            }),
-            ("TLS is offloaded", |hold| hold.socket.tls = tls("hw")),
-            ("neither flag nor record was seen", |hold| {
-                hold.push = None;
-                hold.send = None;
-            }),
-        ];
-        for (why, change) in changes {
-            let mut hold = corked();
-            change(&mut hold);
-            assert_eq!(judged(&hold).verdict, Verdict::Unknown, "{why}");
-        }
-    }
-
-    #[test]
-    fn one_segment_or_more_unsent_is_not_corked() {
-        let mut hold = corked();
-        hold.socket.mss = Some(16406);
-        assert_eq!(judged(&hold).verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn before_6_5_whole_segments_stay_unsent_with_no_timer_armed() {
-        let mut hold = corked();
-        hold.socket.mss = Some(1448);
-        hold.push.as_mut().unwrap().flags = MSG_MORE | MSG_SENDPAGE_NOTLAST;
-        hold.socket.persist_pending = Some(false);
-        hold.socket.timer_pending = Some(false);
-        assert_eq!(judged(&hold).verdict, Verdict::CorkedCompletedRecord);
-        // A timer that is pending would send them.
-        hold.socket.timer_pending = Some(true);
-        assert_eq!(judged(&hold).verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn a_short_segment_behind_another_without_msg_more_is_nagle() {
-        let mut hold = corked();
-        hold.push.as_mut().unwrap().flags = 0;
-        hold.socket.packets_out = Some(1);
-        assert_eq!(judged(&hold).verdict, Verdict::Nagle);
-        hold.socket.nodelay = Some(true);
-        assert_eq!(judged(&hold).verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn without_the_record_hook_the_send_flags_make_it_consistent_at_most() {
-        let mut hold = corked();
-        hold.push = None;
-        let sample = corked_sample();
-        let facts = Facts {
-            hold: Some(&hold),
-            sample: Some(&sample),
-            zero_window_probes: 0,
-            untimed_answers: 0,
-        };
-        let finding = judge(&facts);
-        assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
-        assert_eq!(finding.confidence, Confidence::Consistent);
-    }
-
-    #[test]
-    fn sock_diag_alone_cannot_tell_msg_more_from_tcp_cork() {
-        let sample = corked_sample();
-        let facts = Facts {
-            hold: None,
-            sample: Some(&sample),
-            zero_window_probes: 0,
-            untimed_answers: 0,
-        };
-        assert_eq!(judge(&facts).verdict, Verdict::Unknown);
-    }
-
-    #[test]
-    fn sock_diag_alone_can_tell_what_was_left_without_a_timer_if_it_says_so_twice() {
-        let mut sample = corked_sample();
-        sample.timer = None;
-        let judged = |untimed_answers| {
-            judge(&Facts {
-                hold: None,
-                sample: Some(&sample),
-                zero_window_probes: 0,
-                untimed_answers,
-            })
-        };
-        // Timer and queue are not read at one moment (inet_sk_diag_fill, tcp_get_info): one answer
-        // may show the queue of now with the timer of before.
-        assert_eq!(judged(1).verdict, Verdict::Unknown);
-        assert_eq!(judged(2).verdict, Verdict::CorkedCompletedRecord);
-        assert_eq!(judged(2).confidence, Confidence::Consistent);
-    }
-
-    #[test]
-    fn sock_diag_alone_sees_a_shut_window() {
-        let mut sample = corked_sample();
-        sample.snd_wnd = Some(0);
-        let facts = Facts {
-            hold: None,
-            sample: Some(&sample),
-            zero_window_probes: 0,
-            untimed_answers: 0,
-        };
-        let finding = judge(&facts);
-        assert_eq!(finding.verdict, Verdict::ZeroWindow);
-        assert_eq!(finding.confidence, Confidence::Consistent);
-    }
-}
+pub(crate) mod tests;

@@ -6,7 +6,7 @@
 //! in flight.
 
 use super::{Facts, Finding, Verdict, confidence, held_below_mss, sample_agrees};
-use crate::observe::MSG_MORE;
+use crate::observe::says_more;
 
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let hold = facts.hold?;
@@ -15,14 +15,10 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
         && socket.packets_out? > 0
         && !socket.corked?
         && !socket.nodelay?
-        && hold.push?.flags & MSG_MORE == 0;
+        && !says_more(hold.push?.flags);
     if !waits {
         return None;
     }
     let confidence = confidence(true, sample_agrees(socket, facts.sample))?;
-    Some(Finding {
-        verdict: Verdict::Nagle,
-        confidence,
-        gate: None,
-    })
+    Some(Finding::new(Verdict::Nagle, confidence))
 }

@@ -9,8 +9,7 @@ use super::{Facts, Finding, Verdict, confidence};
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let hooks = facts.hold.and_then(|hold| {
         let socket = &hold.socket;
-        let next = socket.notsent()?.min(socket.mss?);
-        Some(socket.packets_out? == 0 && next > 0 && socket.window_left()? < next)
+        Some(socket.packets_out? == 0 && socket.window_shut()?)
     });
     let sock_diag = facts.sample.and_then(|sample| {
         let next = sample.notsent?.min(sample.mss?);
@@ -22,9 +21,5 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     }
     let hooks = hooks == Some(true) || facts.zero_window_probes > 0;
     let confidence = confidence(hooks, sock_diag == Some(true))?;
-    Some(Finding {
-        verdict: Verdict::ZeroWindow,
-        confidence,
-        gate: None,
-    })
+    Some(Finding::new(Verdict::ZeroWindow, confidence))
 }

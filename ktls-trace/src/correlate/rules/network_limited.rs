@@ -1,0 +1,59 @@
+//! `network-limited`: bytes wait behind what is in flight, and what is in flight is all that the network
+//! is allowed or able to carry: the congestion window is full, segments were lost, the retransmission
+//! timer fired, the queueing discipline has not taken them (`TSQF_THROTTLED`), or pacing forbids the next
+//! one (`tcp_wstamp_ns`).
+//!
+//! Refuted by a window that is shut (asked first), and by nothing being in flight unless the socket is
+//! paced. Less than a segment that outlasts its pacing is corked (asked before this).
+
+use super::{Facts, Finding, Verdict, confidence, sample_agrees};
+use crate::observe::{Sample, SocketState};
+
+pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
+    let seen = facts.hold.map(|hold| &hold.socket).filter(|socket| {
+        let waits = socket.notsent().is_some_and(|bytes| bytes > 0);
+        waits && limited(socket, facts)
+    });
+    // Where the hooks know the reason, it need not be one that sock_diag can show.
+    let sock_diag = seen.is_some_and(|socket| sample_agrees(socket, facts.sample))
+        || facts
+            .sample
+            .is_some_and(|sample| waits_behind_flight(sample) == Some(true));
+    let confidence = confidence(seen.is_some(), sock_diag)?;
+    Some(Finding::new(Verdict::NetworkLimited, confidence))
+}
+
+/// Whether the hooks saw one of the reasons.
+fn limited(socket: &SocketState, facts: &Facts<'_>) -> bool {
+    let some = |count: Option<u32>| count.is_some_and(|count| count > 0);
+    let lossy = facts.retransmit_timeouts > 0
+        || some(socket.lost)
+        || some(socket.retransmits)
+        || some(socket.retrans);
+    // Whole segments that wait with nothing in flight are paced, however late their timer is.
+    let paced = socket.paced_ns.is_some_and(|paced_ns| paced_ns > 0);
+    paced || forbids(socket, facts.held_ns) || lossy && some(socket.packets_out)
+}
+
+/// Whether the congestion window is full, the queueing discipline is behind, or pacing has forbidden the
+/// next segment all the time. Loss alone forbids nothing: TCP sends new data while it recovers.
+pub(super) fn forbids(socket: &SocketState, held_ns: u64) -> bool {
+    let full = socket
+        .in_flight
+        .zip(socket.snd_cwnd)
+        .is_some_and(|(out, cwnd)| out >= cwnd);
+    let paced = socket
+        .paced_ns
+        .is_some_and(|paced_ns| paced_ns > 0 && paced_ns >= held_ns);
+    full || paced || socket.throttled == Some(true)
+}
+
+/// Whether `sock_diag` shows bytes that wait behind data in flight, and why.
+fn waits_behind_flight(sample: &Sample) -> Option<bool> {
+    let some = |count: Option<u32>| count.is_some_and(|count| count > 0);
+    let why = some(sample.lost)
+        || some(sample.retransmits)
+        || some(sample.retrans)
+        || sample.packets_out? >= sample.snd_cwnd?;
+    Some(sample.notsent? > 0 && sample.packets_out? > 0 && why)
+}
