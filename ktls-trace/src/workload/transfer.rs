@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How long the threads are given to end once the limit is reached and their sockets are shut down.
-const GRACE: Duration = Duration::from_millis(800);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// One end of one connection that is done.
 enum Done {

@@ -1,5 +1,7 @@
 //! Judges what a guest reports against what the scenario expects. Pure, so that a wrong expectation is found without a guest.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use xtask::{capture::Ended, scenario::ScenarioResult};
 
@@ -140,16 +142,24 @@ fn check_expected(expected: &ExpectedEvent, events: &[Value]) -> Option<String> 
         event,
         matching,
         count: Count { min, max },
+        distinct,
     } = expected;
     let candidates = of_kind(events, event);
     let mismatches: Vec<Vec<String>> = candidates
         .iter()
         .map(|candidate| matching.mismatches(candidate))
         .collect();
-    let matched = mismatches
+    let matching_ones = candidates
         .iter()
-        .filter(|mismatches| mismatches.is_empty())
-        .count();
+        .zip(&mismatches)
+        .filter(|(_, mismatches)| mismatches.is_empty());
+    let matched = match distinct {
+        None => matching_ones.count(),
+        Some(pointer) => matching_ones
+            .filter_map(|(candidate, _)| Some(candidate.pointer(pointer)?.to_string()))
+            .collect::<BTreeSet<_>>()
+            .len(),
+    };
     if matched >= *min && max.is_none_or(|max| matched <= max) {
         return None;
     }
@@ -158,11 +168,18 @@ fn check_expected(expected: &ExpectedEvent, events: &[Value]) -> Option<String> 
         Some(max) => format!("{min} to {max}"),
         None => format!("at least {min}"),
     };
-    let mut failure = format!(
-        "expected {wanted} {}: {matched} of {} match",
-        described(event, matching),
-        candidates.len()
-    );
+    let mut failure = match distinct {
+        None => format!(
+            "expected {wanted} {}: {matched} of {} match",
+            described(event, matching),
+            candidates.len()
+        ),
+        Some(pointer) => format!(
+            "expected {wanted} different {pointer} in {}: there are {matched} in {} events",
+            described(event, matching),
+            candidates.len()
+        ),
+    };
     if matched < *min {
         let mut near: Vec<&Vec<String>> = mismatches
             .iter()
@@ -362,6 +379,24 @@ mod tests {
             &good(),
         );
         assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn different_values_are_counted_where_events_may_repeat() {
+        let expect = |pointer: &str, count: u32| {
+            failures(
+                &format!(
+                    "[[expect]]\nevent = \"stall-closed\"\ndistinct = \"{pointer}\"\ncount = {{ min = {count}, max = {count} }}\n"
+                ),
+                &good(),
+            )
+        };
+        assert_eq!(expect("/bytes", 2), [""; 0]);
+        assert_eq!(expect("/event", 1), [""; 0]);
+        assert_eq!(
+            expect("/event", 2),
+            ["expected 2 different /event in `stall-closed`: there are 1 in 2 events"]
+        );
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(crate) struct ExpectedEvent {
     pub(crate) matching: Where,
     #[serde(default)]
     pub(crate) count: Count,
+    /// Count different values at this pointer instead of events.
+    pub(crate) distinct: Option<String>,
 }
 
 /// How many events.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     fs,
+    num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -51,9 +52,9 @@ pub(crate) struct TestArguments {
     /// Run each scenario this often; one failure fails it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     repeat: u16,
-    /// Guests side by side
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: u8,
+    /// Guests side by side [default: one for each processor, and one more]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: Option<u8>,
     /// Where the scenarios are, instead of xtask/scenarios
     #[arg(long, value_name = "DIR")]
     scenarios_dir: Option<PathBuf>,
@@ -129,7 +130,10 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
             })
             .collect(),
     );
-    runs.extend(run_side_by_side(&queue, usize::from(*jobs))?);
+    // A stalled sender leaves its guest idle for much of the time.
+    let processors = || thread::available_parallelism().map_or(1, NonZero::get);
+    let jobs = jobs.map_or_else(|| processors() + 1, usize::from);
+    runs.extend(run_side_by_side(&queue, jobs)?);
     let column = |kernel: &str| batches.iter().position(|batch| batch.known.short == kernel);
     runs.sort_by_key(|run| (run.scenario.clone(), column(&run.kernel), run.repetition));
 

@@ -29,7 +29,7 @@ const DIRECTORY: &str = "/tmp/scenario";
 /// Parent of all threads of the kernel.
 const KTHREADD: Pid = Pid::from_raw(2);
 /// How long sockets of killed processes may keep the module.
-const UNUSED_WITHIN: Duration = Duration::from_secs(10);
+const UNUSED_WITHIN: Duration = Duration::from_mins(1);
 
 /// Does all and reports each as it ends.
 pub(crate) fn run_all(port: &Port, jobs: &[ScenarioJob]) -> Result<()> {
