@@ -95,6 +95,8 @@ pub mod known {
     pub const PACED: u32 = 1 << 22;
     /// [`Snapshot::encrypt_pending`](super::Snapshot::encrypt_pending).
     pub const ENCRYPT: u32 = 1 << 23;
+    /// [`Snapshot::tail_flags`](super::Snapshot::tail_flags), and something is queued.
+    pub const TAIL: u32 = 1 << 24;
 }
 
 /// A socket as it was at one moment. A member counts only if its bit is set in `known`.
@@ -173,8 +175,9 @@ pub struct Snapshot {
     pub lost_out: u32,
     /// Segments retransmitted and in flight.
     pub retrans_out: u32,
-    /// Set to 0; keeps the layout free of padding.
-    pub reserved: u32,
+    /// TCP flags of the last segment queued and not sent (`tcp_skb_cb.tcp_flags`), the lowest 8; bit 3
+    /// (`TCPHDR_PSH`): its last push said that no more is to come, or half of the largest window was queued.
+    pub tail_flags: u32,
 }
 
 /// What the send hooks remember of a socket. Times and counts are 0 where nothing was seen.

@@ -95,6 +95,8 @@ layout! {
     sk_wmem_queued,
     /// `sock.sk_sndbuf`.
     sk_sndbuf,
+    /// `sock.sk_write_queue`: two pointers, to the first and to the last segment that was not sent.
+    sk_write_queue,
     /// `sock.sk_tsq_flags`.
     sk_tsq_flags,
     /// `sock.sk_pacing_status`.
@@ -157,6 +159,8 @@ layout! {
     msg_flags,
     /// `sk_buff.cb` plus `tcp_skb_cb.end_seq`.
     skb_end_seq,
+    /// `sk_buff.cb` plus `tcp_skb_cb.tcp_flags`; the lowest byte on little-endian machines.
+    skb_tcp_flags,
     /// `task_struct.nsproxy`.
     task_nsproxy,
     /// `nsproxy.uts_ns`.

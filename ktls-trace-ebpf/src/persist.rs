@@ -67,7 +67,7 @@ fn tcp_send_probe0(ctx: ProbeContext) -> u32 {
 }
 
 /// `void tcp_enter_loss(struct sock *sk)`: the retransmission timer fired. That matters where bytes wait
-/// behind what is in flight.
+/// behind what is in flight, or a writer for room in a buffer that is full of it.
 #[kprobe]
 fn tcp_enter_loss(ctx: ProbeContext) -> u32 {
     let Some(sk) = ctx.arg::<u64>(0) else {
@@ -82,7 +82,7 @@ fn tcp_enter_loss(ctx: ProbeContext) -> u32 {
     }
     count(counter::RETRANSMIT_TIMEOUT);
     if let Some(queue) = Queue::read(sk)
-        && queue.notsent() > 0
+        && (queue.notsent() > 0 || sock::buffer_is_full(sk))
     {
         timer_fired(event::RETRANSMIT_TIMEOUT, sk, tls, &queue);
     }

@@ -106,6 +106,16 @@ pub(crate) fn notsent_lowat(sk: u64) -> Option<u32> {
     }
 }
 
+/// No room in the send buffer (`sk_stream_memory_free`).
+#[inline(always)]
+pub(crate) fn buffer_is_full(sk: u64) -> bool {
+    let queued = member::<u32>(sk, layout!(sk_wmem_queued));
+    let limit = member::<u32>(sk, layout!(sk_sndbuf));
+    queued
+        .zip(limit)
+        .is_some_and(|(queued, limit)| queued >= limit)
+}
+
 /// Both ports in one word: tells whether an address still belongs to the same connection.
 #[inline(always)]
 pub(crate) fn ports(sk: u64) -> u32 {
@@ -179,13 +189,13 @@ pub(crate) unsafe fn snapshot(sk: u64, tls: u64, now: u64, out: *mut Snapshot) {
     // SAFETY: the caller vouches for `out`.
     unsafe {
         let seen = queue_state(sk, out)
+            | tail_state(sk, out)
             | gate_state(sk, out)
             | timer_state(sk, out)
             | network_state(sk, now, out)
             | tls_state(tls, out)
             | tuple(sk, out);
         (*out).known = seen;
-        (*out).reserved = 0;
     }
 }
 
@@ -223,6 +233,35 @@ unsafe fn queue_state(sk: u64, out: *mut Snapshot) -> u32 {
         1 << 6
     );
     if read == 0b111_1111 { known::TCP } else { 0 }
+}
+
+/// Writes how the last segment queued was pushed; the bits that were set.
+///
+/// # Safety
+///
+/// As for [`snapshot`].
+#[inline(always)]
+unsafe fn tail_state(sk: u64, out: *mut Snapshot) -> u32 {
+    let mut seen = 0;
+    put!(
+        out,
+        seen,
+        tail_flags,
+        tail(sk)
+            .and_then(|skb| member::<u8>(skb, layout!(skb_tcp_flags)))
+            .map(u32::from),
+        known::TAIL
+    );
+    seen
+}
+
+/// The last segment queued and not sent (`tcp_write_queue_tail`), or nothing if all were sent.
+#[inline(always)]
+fn tail(sk: u64) -> Option<u64> {
+    let queue = layout!(sk_write_queue);
+    let last: u64 = member(sk, queue.checked_add(size_of::<u64>() as u32)?)?;
+    // The list is a ring: an empty one points at itself.
+    (last != sk + u64::from(queue)).then_some(last)
 }
 
 /// Writes both gates and what the application set; the bits that were set.

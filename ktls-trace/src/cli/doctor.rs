@@ -226,8 +226,9 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
         let served = findings.obstacle.is_none() && !choice.hooks.is_empty();
         let mut symbols: Vec<_> = choice.hooks.iter().map(|hook| hook.symbol).collect();
         symbols.dedup();
+        let hot = choice.hooks.iter().all(|hook| hook.hot);
         let symbols = if served {
-            symbols.join(", ")
+            format!("{}{}", symbols.join(", "), if hot { " (hot)" } else { "" })
         } else {
             "nothing".to_owned()
         };
@@ -239,6 +240,10 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
         };
         writeln!(out, "  {:<29}  {why}", "")?;
     }
+    writeln!(
+        out,
+        "  (hot): a healthy host runs it all the time; `run --probes auto` attaches it only while there is a stall"
+    )?;
     writeln!(out, "\nsettings of this network namespace")?;
     let known = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |n| n.to_string());
     let Settings {

@@ -8,7 +8,7 @@ use std::{
 
 use ktls_trace::{
     correlate,
-    kernel::{btf, namespaces::Which, netns, without},
+    kernel::{btf, namespaces::Which, netns, plan::Probes, without},
     observe::recording::{self, Recorder},
     watch,
 };
@@ -55,12 +55,34 @@ pub(crate) struct Args {
     /// Use no kernel hooks: ask `sock_diag` only
     #[arg(long, conflicts_with_all = ["pid"])]
     no_bpf: bool,
+    /// Which kernel hooks: `full` all, always; `auto` those on functions that run all the time only while there is a
+    /// stall; `light` those never
+    #[arg(long, value_enum, default_value_t = ProbesArg::Full, value_name = "auto|light|full", hide_possible_values = true)]
+    probes: ProbesArg,
     /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
     #[arg(long, value_name = "NAME")]
     without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)
     #[arg(long, default_value = btf::DIRECTORY, value_name = "DIR")]
     btf: PathBuf,
+}
+
+/// `--probes`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ProbesArg {
+    Auto,
+    Light,
+    Full,
+}
+
+impl From<ProbesArg> for Probes {
+    fn from(probes: ProbesArg) -> Self {
+        match probes {
+            ProbesArg::Auto => Self::Auto,
+            ProbesArg::Light => Self::Light,
+            ProbesArg::Full => Self::Full,
+        }
+    }
 }
 
 /// Runs the daemon.
@@ -120,6 +142,7 @@ impl Args {
             },
             netns: self.netns.clone(),
             no_bpf: self.no_bpf,
+            probes: self.probes.into(),
             without: self.without.iter().cloned().collect(),
             btf: self.btf.clone(),
             duration: self.duration,

@@ -30,7 +30,9 @@ use super::{
 use crate::{
     correlate,
     export::Lines,
-    kernel::{Facts, capabilities, namespaces::Which, sysctl::Settings, without::Without},
+    kernel::{
+        Facts, capabilities, namespaces::Which, plan::Probes, sysctl::Settings, without::Without,
+    },
     watch::{self, Control},
     workload::{self, Config, Mode, Receiver as Receiving, Report},
 };
@@ -318,6 +320,7 @@ impl<'a> Confirmation<'a> {
     ) -> Result<(Evidence, T), Error> {
         self.check_interrupted()?;
         let options = watch::Options {
+            probes: Probes::Full,
             correlate: correlate::Config::default(),
             filter: Filter {
                 uts: self.place.uts,

@@ -59,6 +59,7 @@ impl Run {
             version: String::new(),
             kernel: String::new(),
             mode: "hooks".to_owned(),
+            probes: Some("full".to_owned()),
             threshold_ms: 20.0,
             poll_interval_ms: 50.0,
             hooks: hooks

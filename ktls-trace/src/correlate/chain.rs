@@ -7,7 +7,7 @@ use super::{
     event::name_of,
     rules::{Gate, held_below_mss},
 };
-use crate::observe::{Hold, says_more};
+use crate::observe::{Hold, SocketState, says_more};
 
 /// One link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -65,6 +65,11 @@ impl From<Option<bool>> for Status {
     }
 }
 
+/// That the flag reached TCP shows in what it left out; that it did not, does not.
+fn told_by_tail(socket: &SocketState) -> Option<bool> {
+    (!socket.tail_psh?).then_some(true)
+}
+
 /// The chain of a hold in an episode: there is an episode only because bytes left late.
 pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
     let socket = hold.map(|hold| &hold.socket);
@@ -81,7 +86,8 @@ pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
         ),
         (
             LinkName::FlagReachesTcp,
-            push.map(|push| push.complete && says_more(push.flags)),
+            push.map(|push| push.complete && says_more(push.flags))
+                .or_else(|| told_by_tail(socket?)),
         ),
         (LinkName::RecordBelowMssHeld, below_mss),
         (LinkName::GateShuts, gate),

@@ -336,6 +336,8 @@ pub struct TcpEvidence {
     pub paced_ms: Option<f64>,
     /// Whether the application left a TLS record open.
     pub open_record: Option<bool>,
+    /// Whether the last segment that waits has the PSH flag, which `tcp_push` leaves out only with `MSG_MORE`.
+    pub tail_psh: Option<bool>,
     /// TLS records whose encryption had not returned.
     pub encrypt_pending: Option<u32>,
 }
@@ -365,6 +367,7 @@ impl TcpEvidence {
             throttled: socket.throttled,
             paced_ms: socket.paced_ns.map(ms),
             open_record: socket.open_record,
+            tail_psh: socket.tail_psh,
             encrypt_pending: socket.encrypt_pending,
         }
     }
@@ -439,6 +442,9 @@ pub struct Started {
     /// `hooks`: kernel hooks and `sock_diag`; `waiting-for-tls`: the hooks wait for the module;
     /// `polling`: `sock_diag` alone.
     pub mode: String,
+    /// Which hooks are attached, and when: `full` all, always; `auto` those on hot functions while there is a
+    /// stall; `light` those never. Null without hooks.
+    pub probes: Option<String>,
     /// How long bytes may be held before a stall is opened, in milliseconds.
     pub threshold_ms: f64,
     /// How often a suspect is asked about, in milliseconds.

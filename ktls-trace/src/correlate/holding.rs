@@ -13,6 +13,8 @@ pub(super) struct Holding {
     pub(super) since_ns: u64,
     /// When that was noticed; answers of `sock_diag` to earlier questions are about something else.
     pub(super) noticed_ns: u64,
+    /// Whether a timer of TCP's that fired says that they waited: it takes its time without progress for that.
+    pub(super) timed: bool,
     /// What the hooks saw.
     pub(super) facts: Option<Hold>,
     /// What `sock_diag` answered last.
@@ -41,6 +43,7 @@ impl Holding {
         Self {
             since_ns,
             noticed_ns,
+            timed: false,
             facts: None,
             sample: None,
             refused: None,

@@ -387,8 +387,9 @@ impl Watched {
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
         }
         let bytes = hold.socket.notsent();
-        // Without unsent bytes there is a stall only if a writer waits all the same.
-        if bytes == Some(0) && refused.is_none() {
+        // Without unsent bytes there is a stall only if a writer waits all the same, or would have to.
+        let no_room = hold.socket.buffer_is_full() == Some(true);
+        if bytes == Some(0) && refused.is_none() && !no_room {
             return;
         }
         if let Some(holding) = &mut self.holding {
@@ -401,6 +402,7 @@ impl Watched {
                 now.send = before.send.or(now.send);
             }
             holding.bytes = bytes;
+            holding.timed |= refused.is_none();
             holding.refused = refused.or(holding.refused);
             holding.judged = false;
             return;
@@ -413,6 +415,7 @@ impl Watched {
         };
         self.holding = Some(Holding {
             facts: Some(hold.clone()),
+            timed: refused.is_none(),
             refused,
             bytes,
             ..Holding::since(since_ns.max(self.last_held_ns), at_ns)
@@ -584,7 +587,7 @@ impl Watched {
             return;
         }
         holding.judged = true;
-        if !context.see_releases && holding.sample.is_none() {
+        if !context.see_releases && !holding.timed && holding.sample.is_none() {
             return; // they may have left long ago; an answer of sock_diag brings it up again
         }
         if self.closing_ns.is_some() && self.episode.is_none() && holding.sample.is_none() {

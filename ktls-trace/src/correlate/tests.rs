@@ -327,6 +327,31 @@ fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
 }
 
 #[test]
+fn without_the_release_hook_a_timer_that_fired_says_so_too() {
+    let mut bench = Bench::new();
+    let fired = What::PersistFired {
+        key: KEY,
+        hold: Box::new(held(0, 0)),
+    };
+    let nothing_left = Sample {
+        notsent: Some(0),
+        ..corked_sample()
+    };
+    bench
+        .at(
+            0,
+            What::Hooks {
+                see_releases: false,
+            },
+        )
+        .at(200, fired)
+        .at(211, What::Tick)
+        .at(215, sampled(212, Some(nothing_left)))
+        .at(2000, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened, Name::StallClosed]);
+}
+
+#[test]
 fn stopping_closes_what_is_open_and_says_that_it_may_go_on() {
     let mut bench = Bench::new();
     bench.at(0, refused(held(0, 0))).at(20, What::Tick);

@@ -1,11 +1,18 @@
 //! Where members of kernel structures lie, read from BTF by name (`/sys/kernel/btf`).
 //!
-//! Parsing the kernel's BTF takes most of the start-up time and tens of megabytes, so [`read`] gives
-//! back the [`Layout`] and nothing else.
+//! The kernel's BTF is megabytes long, and only some twenty of its 120,000 types are asked for: it is mapped and
+//! looked through, not taken apart. [`read`] gives back the [`Layout`] and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs::{self, File},
+    io::Write as _,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
 
-use btf_rs::{Btf, BtfType, Type};
+use btf_rs::{Backend, Btf, BtfType, Type};
 use ktls_trace_common::layout::{ABSENT, Bits, Layout};
 
 use super::without::{Reduced, Without};
@@ -45,7 +52,7 @@ pub struct Resolved {
 /// If `vmlinux` can't be read. A missing `tls` is not an error: its members are then absent.
 pub fn read(directory: &Path, without: &Without) -> Result<Resolved, Error> {
     let vmlinux_path = directory.join("vmlinux");
-    let vmlinux = Btf::from_file(&vmlinux_path).map_err(|source| Error::Read {
+    let vmlinux = map(&vmlinux_path).map_err(|source| Error::Read {
         path: vmlinux_path,
         source,
     })?;
@@ -59,8 +66,21 @@ pub fn read(directory: &Path, without: &Without) -> Result<Resolved, Error> {
     } else {
         None
     };
-    let types = Types { vmlinux, tls };
+    let ids = RefCell::default();
+    let types = Types { vmlinux, tls, ids };
     Ok(resolve(&Reduced { types, without }))
+}
+
+/// Maps BTF. Before 6.16 the kernel's own can only be read (`btf_sysfs_vmlinux_mmap`): then a copy is mapped.
+fn map(path: &Path) -> Result<Btf, btf_rs::Error> {
+    Btf::from_file_with_backend(path, Backend::Mmap).or_else(|_| {
+        let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+        let copy = nix::sys::memfd::memfd_create(c"btf", flags).map_err(std::io::Error::from)?;
+        let mut copy = File::from(copy);
+        copy.write_all(&fs::read(path)?)?;
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        Btf::from_file_with_backend(path, Backend::Mmap)
+    })
 }
 
 /// Where a member lies within a structure.
@@ -112,6 +132,7 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         net_notsent_lowat: offset("net.ipv4.sysctl_tcp_notsent_lowat"),
         sk_wmem_queued: offset("sock.sk_wmem_queued"),
         sk_sndbuf: offset("sock.sk_sndbuf"),
+        sk_write_queue: offset("sock.sk_write_queue"),
         sk_tsq_flags: offset("sock.sk_tsq_flags"),
         sk_pacing_status: offset("sock.sk_pacing_status"),
         icsk_pending: offset("inet_connection_sock.icsk_pending"),
@@ -142,6 +163,7 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         tls_encrypt_pending: offset("tls_sw_context_tx.encrypt_pending"),
         msg_flags: offset("msghdr.msg_flags"),
         skb_end_seq: add(offset("sk_buff.cb"), offset("tcp_skb_cb.end_seq")),
+        skb_tcp_flags: add(offset("sk_buff.cb"), offset("tcp_skb_cb.tcp_flags")),
         task_nsproxy: offset("task_struct.nsproxy"),
         nsproxy_uts_ns: offset("nsproxy.uts_ns"),
         uts_inum: offset("uts_namespace.ns.inum"),
@@ -201,50 +223,57 @@ struct Types {
     vmlinux: Btf,
     /// The `tls` module's, on top of the kernel's.
     tls: Option<Btf>,
+    /// What the kernel's own were asked for already: types by name. Each name takes a walk through all of them.
+    ids: RefCell<HashMap<String, Vec<u32>>>,
 }
 
 impl Types {
-    /// The type sets in the order they are asked: the module's contains the kernel's.
-    fn sets(&self) -> impl Iterator<Item = &Btf> {
-        self.tls.iter().chain([&self.vmlinux])
+    /// The types of that name, each with the set it is from: the module's, which contains the kernel's, comes first.
+    fn named(&self, name: &str) -> impl Iterator<Item = (&Btf, Type)> {
+        let of_tls = self.tls.iter().flat_map(move |tls| {
+            let found = tls.resolve_types_by_name(name).unwrap_or_default();
+            found.into_iter().map(move |found| (tls, found))
+        });
+        // Not before it is known that the module has none.
+        let of_kernel = std::iter::once_with(|| self.of_kernel(name)).flatten();
+        of_tls.chain(of_kernel.map(|found| (&self.vmlinux, found)))
+    }
+
+    /// The kernel's own types of that name.
+    fn of_kernel(&self, name: &str) -> Vec<Type> {
+        let mut known = self.ids.borrow_mut();
+        let ids = known
+            .entry(name.to_owned())
+            .or_insert_with(|| self.vmlinux.resolve_ids_by_name(name).unwrap_or_default());
+        ids.iter()
+            .filter_map(|&id| self.vmlinux.resolve_type_by_id(id).ok())
+            .collect()
     }
 }
 
 impl Lookup for Types {
     fn member(&self, path: &str) -> Option<Place> {
         let (name, rest) = path.split_once('.')?;
-        self.sets().find_map(|types| {
-            types
-                .resolve_types_by_name(name)
-                .ok()?
-                .into_iter()
-                .find_map(|found| match found {
-                    Type::Struct(structure) => walk(types, &structure, rest, 0),
-                    _ => None,
-                })
+        self.named(name).find_map(|(types, found)| match found {
+            Type::Struct(structure) => walk(types, &structure, rest, 0),
+            _ => None,
         })
     }
 
     fn argument(&self, function: &str, name: &str) -> Option<u32> {
-        self.sets().find_map(|types| {
-            types
-                .resolve_types_by_name(function)
-                .ok()?
-                .into_iter()
-                .find_map(|found| {
-                    let Type::Func(function) = found else {
-                        return None;
-                    };
-                    let Type::FuncProto(proto) = types.resolve_chained_type(&function).ok()? else {
-                        return None;
-                    };
-                    let position = proto.parameters.iter().position(|parameter| {
-                        types
-                            .resolve_name(parameter)
-                            .is_ok_and(|found| found == name)
-                    })?;
-                    u32::try_from(position).ok()
-                })
+        self.named(function).find_map(|(types, found)| {
+            let Type::Func(function) = found else {
+                return None;
+            };
+            let Type::FuncProto(proto) = types.resolve_chained_type(&function).ok()? else {
+                return None;
+            };
+            let position = proto.parameters.iter().position(|parameter| {
+                types
+                    .resolve_name(parameter)
+                    .is_ok_and(|found| found == name)
+            })?;
+            u32::try_from(position).ok()
         })
     }
 

@@ -44,6 +44,29 @@ impl fmt::Display for Observable {
     }
 }
 
+/// Which hooks are attached, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probes {
+    /// The hot ones while there is a stall, and a while after it.
+    Auto,
+    /// The hot ones never.
+    Light,
+    /// All, always.
+    Full,
+}
+
+impl Probes {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Light => "light",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// A program and the function it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Hook {
@@ -51,6 +74,9 @@ pub struct Hook {
     pub program: &'static str,
     /// The kernel function.
     pub symbol: &'static str,
+    /// Whether a healthy host runs it all the time. Such hooks can wait until there is a stall to look at;
+    /// the others are run seldom or never while nothing is wrong.
+    pub hot: bool,
 }
 
 impl fmt::Display for Hook {
@@ -64,11 +90,29 @@ impl fmt::Display for Hook {
     }
 }
 
-/// A hook whose program is named after the function.
-const fn entry(symbol: &'static str) -> Hook {
+/// A hook whose program is named after the function, on one that a healthy host seldom runs.
+const fn cold(symbol: &'static str) -> Hook {
     Hook {
         program: symbol,
         symbol,
+        hot: false,
+    }
+}
+
+/// The same on one that it runs all the time.
+const fn hot(symbol: &'static str) -> Hook {
+    Hook {
+        hot: true,
+        ..cold(symbol)
+    }
+}
+
+/// A hook on the return of a function.
+const fn hot_return(program: &'static str, symbol: &'static str) -> Hook {
+    Hook {
+        program,
+        symbol,
+        hot: true,
     }
 }
 
@@ -89,11 +133,8 @@ const WAYS: &[Way] = &[
     Way {
         observable: Observable::Send,
         hooks: &[
-            entry("tls_sw_sendmsg"),
-            Hook {
-                program: "tls_sw_sendmsg_ret",
-                symbol: "tls_sw_sendmsg",
-            },
+            hot("tls_sw_sendmsg"),
+            hot_return("tls_sw_sendmsg_ret", "tls_sw_sendmsg"),
         ],
         why: "every kTLS send; since 6.5 also sendfile and splice",
         also: false,
@@ -101,11 +142,8 @@ const WAYS: &[Way] = &[
     Way {
         observable: Observable::Send,
         hooks: &[
-            entry("tls_sw_sendpage"),
-            Hook {
-                program: "tls_sw_sendpage_ret",
-                symbol: "tls_sw_sendpage",
-            },
+            hot("tls_sw_sendpage"),
+            hot_return("tls_sw_sendpage_ret", "tls_sw_sendpage"),
         ],
         why: "sendfile and splice before 6.5",
         also: true,
@@ -113,11 +151,8 @@ const WAYS: &[Way] = &[
     Way {
         observable: Observable::Record,
         hooks: &[
-            entry("tls_push_sg"),
-            Hook {
-                program: "tls_push_sg_ret",
-                symbol: "tls_push_sg",
-            },
+            hot("tls_push_sg"),
+            hot_return("tls_push_sg_ret", "tls_push_sg"),
         ],
         why: "the flag word that reaches TCP",
         also: false,
@@ -125,54 +160,51 @@ const WAYS: &[Way] = &[
     Way {
         observable: Observable::Refusal,
         hooks: &[
-            entry("sk_stream_wait_memory"),
-            Hook {
-                program: "sk_stream_wait_memory_ret",
-                symbol: "sk_stream_wait_memory",
-            },
+            cold("sk_stream_wait_memory"),
+            hot_return("sk_stream_wait_memory_ret", "sk_stream_wait_memory"),
         ],
         why: "both gates, blocking and non-blocking writers",
         also: false,
     },
     Way {
         observable: Observable::PersistArmed,
-        hooks: &[entry("tcp_check_probe_timer")],
+        hooks: &[hot("tcp_check_probe_timer")],
         why: "a symbol on this kernel",
         also: false,
     },
     Way {
         observable: Observable::PersistArmed,
-        hooks: &[entry("sk_reset_timer")],
+        hooks: &[hot("sk_reset_timer")],
         why: "tcp_check_probe_timer is inlined here: the timer is seen being armed, for sockets under suspicion",
         also: false,
     },
     Way {
         observable: Observable::PersistFired,
-        hooks: &[entry("tcp_send_probe0")],
+        hooks: &[cold("tcp_send_probe0")],
         why: "runs when the timer expires, rare on a healthy host",
         also: false,
     },
     Way {
         observable: Observable::ZeroWindowProbe,
-        hooks: &[entry("tcp_xmit_probe_skb")],
+        hooks: &[cold("tcp_xmit_probe_skb")],
         why: "tells a shut window from held bytes",
         also: false,
     },
     Way {
         observable: Observable::RetransmitTimeout,
-        hooks: &[entry("tcp_enter_loss")],
+        hooks: &[cold("tcp_enter_loss")],
         why: "tells a network that loses segments, rare on a healthy host",
         also: false,
     },
     Way {
         observable: Observable::Release,
-        hooks: &[entry("tcp_event_new_data_sent")],
+        hooks: &[hot("tcp_event_new_data_sent")],
         why: "with its stack, for sockets under suspicion",
         also: false,
     },
     Way {
         observable: Observable::Close,
-        hooks: &[entry("tls_sk_proto_close")],
+        hooks: &[cold("tls_sk_proto_close")],
         why: "ends an episode at once",
         also: false,
     },

@@ -4,7 +4,7 @@
 //! Only the functions of [`WANTED`] are kept: the tables have hundreds of thousands of rows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, BufRead, BufReader},
     path::Path,
@@ -90,39 +90,43 @@ impl Symbols {
     /// # Errors
     ///
     /// If reading fails. Lines of another form are passed over.
-    pub fn from_kallsyms(table: impl BufRead) -> io::Result<Self> {
-        let mut starts = BTreeSet::new();
+    pub fn from_kallsyms(mut table: impl BufRead) -> io::Result<Self> {
+        let wanted: HashMap<&[u8], &'static str> = HOOKED
+            .iter()
+            .chain(RECOGNISED)
+            .map(|name| (name.as_bytes(), *name))
+            .collect();
+        let mut starts = Vec::new();
         let mut found = Vec::new();
-        for line in table.lines() {
-            let line = line?;
-            let mut words = line.split_ascii_whitespace();
-            let (Some(address), Some(kind), Some(name)) =
+        let mut line = Vec::new();
+        // Among 160,000 rows a string for each would be most of the work.
+        while next_line(&mut table, &mut line)? {
+            let mut words = line
+                .split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty());
+            let (Some(address), Some(b"t" | b"T" | b"w" | b"W"), Some(name)) =
                 (words.next(), words.next(), words.next())
             else {
                 continue;
             };
-            if !matches!(kind, "t" | "T" | "w" | "W") {
-                continue;
-            }
-            let Ok(address) = u64::from_str_radix(address, 16) else {
+            let Some(address) = hexadecimal(address) else {
                 continue;
             };
-            starts.insert(address);
-            if let Some(name) = HOOKED
-                .iter()
-                .chain(RECOGNISED)
-                .find(|&&wanted| wanted == name)
-            {
-                let module = words
-                    .next()
-                    .map(|module| module.trim_matches(['[', ']']).to_owned());
+            starts.push(address);
+            if let Some(name) = wanted.get(name) {
+                let module = words.next().map(|module| {
+                    String::from_utf8_lossy(module)
+                        .trim_matches(['[', ']'])
+                        .to_owned()
+                });
                 found.push((*name, address, module));
             }
         }
+        let ends = ends(found.iter().map(|&(_, start, _)| start), &starts);
         let functions = found
             .into_iter()
             .map(|(name, start, module)| {
-                let end = starts.range(start + 1..).next().copied();
+                let end = ends.get(&start).copied();
                 let range = end.filter(|_| start != 0).map(|end| (start, end));
                 (
                     name,
@@ -142,14 +146,17 @@ impl Symbols {
     /// # Errors
     ///
     /// If reading fails.
-    pub fn note_traceable(&mut self, table: impl BufRead) -> io::Result<()> {
+    pub fn note_traceable(&mut self, mut table: impl BufRead) -> io::Result<()> {
         for function in self.functions.values_mut() {
             function.traceable = Some(false);
         }
-        for line in table.lines() {
-            let line = line?;
-            let name = line.split_ascii_whitespace().next().unwrap_or_default();
-            if let Some(function) = self.functions.get_mut(name) {
+        let mut line = Vec::new();
+        while next_line(&mut table, &mut line)? {
+            let name = line
+                .split(u8::is_ascii_whitespace)
+                .next()
+                .and_then(|name| str::from_utf8(name).ok());
+            if let Some(function) = name.and_then(|name| self.functions.get_mut(name)) {
                 function.traceable = Some(true);
             }
         }
@@ -181,6 +188,34 @@ impl Symbols {
             .values()
             .any(|function| function.range.is_some())
     }
+}
+
+/// Reads the next line into a buffer that is used again; `false` at the end.
+fn next_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    Ok(table.read_until(b'\n', line)? > 0)
+}
+
+/// A number of up to 16 hexadecimal digits.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Where each of the wanted functions ends, by where it begins: at the next of all beginnings, which come in any order.
+fn ends(wanted: impl Iterator<Item = u64>, starts: &[u64]) -> HashMap<u64, u64> {
+    let mut wanted: Vec<u64> = wanted.collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut ends = HashMap::new();
+    for &start in starts {
+        // The last wanted function before this one; those before it end at it, or sooner.
+        let before = wanted.partition_point(|&begin| begin < start);
+        if let Some(begin) = before.checked_sub(1).and_then(|index| wanted.get(index)) {
+            let end = ends.entry(*begin).or_insert(start);
+            *end = start.min(*end);
+        }
+    }
+    ends
 }
 
 #[cfg(test)]

@@ -252,6 +252,10 @@ pub struct SocketState {
     pub partial_record: Option<bool>,
     /// Whether the application left a record open.
     pub open_record: Option<bool>,
+    /// Whether the last segment that waits has the PSH flag. `tcp_push` leaves it out only if its caller said
+    /// `MSG_MORE` (before 6.5 also if `MSG_SENDPAGE_NOTLAST` kept it from being called at all). With the flag
+    /// that is not decided: each half of the largest window is marked, too (`forced_push`).
+    pub tail_psh: Option<bool>,
     /// Records whose encryption has not returned.
     pub encrypt_pending: Option<u32>,
     /// What the application set by `TCP_MAXSEG`, in bytes; 0: nothing.
@@ -274,6 +278,11 @@ impl SocketState {
     /// Bytes queued and not sent.
     pub fn notsent(&self) -> Option<u32> {
         Some(self.write_seq?.wrapping_sub(self.snd_nxt?))
+    }
+
+    /// Whether there is no room in the send buffer (`sk_stream_memory_free`).
+    pub fn buffer_is_full(&self) -> Option<bool> {
+        Some(self.wmem_queued? >= self.sndbuf?)
     }
 
     /// Bytes sent and not acknowledged.

@@ -20,6 +20,8 @@ use crate::{
 const TCP_NAGLE_OFF: u32 = 1;
 /// `TCP_NAGLE_CORK` of `include/net/tcp.h`.
 const TCP_NAGLE_CORK: u32 = 2;
+/// `TCPHDR_PSH` of `include/net/tcp.h`.
+const TCPHDR_PSH: u32 = 8;
 /// `ICSK_TIME_PROBE0` of `include/net/inet_connection_sock.h`.
 const ICSK_TIME_PROBE0: u32 = 3;
 
@@ -167,6 +169,7 @@ fn socket(snapshot: &Snapshot) -> SocketState {
         partial_record: has(known::PARTIAL).then_some(snapshot.partial != 0),
         open_record: has(known::OPEN_RECORD).then_some(snapshot.open_record != 0),
         encrypt_pending: when(known::ENCRYPT, snapshot.encrypt_pending),
+        tail_psh: when(known::TAIL, snapshot.tail_flags).map(|flags| flags & TCPHDR_PSH != 0),
         user_mss: when(known::USER_MSS, snapshot.user_mss),
         // The kernel keeps it times 8; 0 stands for one that was not measured yet.
         srtt_us: when(known::SRTT, snapshot.srtt_us >> 3).filter(|&srtt_us| srtt_us > 0),

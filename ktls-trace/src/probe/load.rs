@@ -4,16 +4,17 @@
 use std::{io, os::fd::AsRawFd};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{KProbe, ProgramError, ProgramInfo},
+    programs::{KProbe, ProgramInfo},
 };
 use aya_log::EbpfLogger;
 use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
 use log::Log;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::kernel::plan::Hook;
+use super::armory::{self, Armed, Armory};
+use crate::kernel::plan::{Hook, Probes};
 
 /// The programs, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
@@ -38,13 +39,16 @@ pub enum Error {
     /// The ring buffer can't be waited for.
     #[error("cannot wait for the ring buffer: {0}")]
     Wait(io::Error),
+    /// The thread that attaches hooks can't be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     /// Not one hook could be attached.
     #[error("no hook could be attached; the first failure: {0}")]
     NothingAttached(String),
 }
 
 /// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -64,6 +68,8 @@ pub struct Options {
     pub layout: Layout,
     /// What to look at.
     pub filter: Filter,
+    /// Which hooks are attached, and when.
+    pub probes: Probes,
     /// Whether the programs' own diagnostics are wanted.
     pub log: bool,
 }
@@ -79,8 +85,8 @@ pub struct Attached {
 
 /// The programs at work. Dropping it detaches everything.
 pub struct Probe {
-    /// Keeps programs and links alive.
-    _programs: Ebpf,
+    /// Keeps programs and links alive, and attaches the hot hooks on order.
+    armory: Armory,
     /// Events on their way to the user side.
     pub ring: AsyncFd<RingBuf<MapData>>,
     /// The programs' counters.
@@ -89,6 +95,17 @@ pub struct Probe {
     pub suspects: Suspects,
     /// The programs' own diagnostics, if wanted.
     pub log: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
+}
+
+/// Something to do about the programs.
+#[derive(Debug)]
+pub enum Stir {
+    /// The ring buffer has something to read.
+    Records,
+    /// An order was carried out.
+    Armed(Armed),
+    /// It can't be waited for any more.
+    Trouble(String),
 }
 
 /// The kernel's table of sockets under suspicion, from which the user side takes them out.
@@ -124,9 +141,17 @@ impl Probe {
         };
 
         let mut attached = Attached::default();
+        let mut later = Vec::new();
         for &hook in hooks {
-            match attach(&mut programs, hook) {
-                Ok(()) => attached.hooks.push(hook),
+            if hook.hot && options.probes != Probes::Full {
+                if options.probes == Probes::Auto {
+                    later.push(hook);
+                }
+                continue;
+            }
+            match armory::attach(&mut programs, hook) {
+                // Its link stays with the program.
+                Ok(_link) => attached.hooks.push(hook),
                 Err(error) => attached.failed.push((hook, chain(&error))),
             }
         }
@@ -149,19 +174,35 @@ impl Probe {
                     source,
                 }
             })?;
-        let suspects =
-            HashMap::try_from(take(&mut programs, "SUSPECTS")?).map_err(|source| Error::Map {
-                name: "SUSPECTS",
-                source,
-            })?;
+        let suspects = open_map(&mut programs, "SUSPECTS")?;
         let probe = Self {
-            _programs: programs,
+            armory: Armory::start(programs, later)?,
             ring,
             counters,
             suspects: Suspects(suspects),
             log,
         };
         Ok((probe, attached))
+    }
+
+    /// Orders the hot hooks to be attached, or taken away again; [`Probe::stirs`] says when that is done.
+    pub fn arm(&self, wanted: bool) {
+        self.armory.order(wanted);
+    }
+
+    /// Waits until there is something to do.
+    pub async fn stirs(&mut self) -> Stir {
+        tokio::select! {
+            Some(armed) = self.armory.done() => Stir::Armed(armed),
+            ready = self.ring.readable() => match ready {
+                Ok(mut guard) => {
+                    // Cleared before the ring is read, so that what comes meanwhile wakes again.
+                    guard.clear_ready();
+                    Stir::Records
+                }
+                Err(error) => Stir::Trouble(format!("the ring buffer can't be waited for: {error}")),
+            },
+        }
     }
 
     /// The value of a counter, over all CPUs.
@@ -193,6 +234,9 @@ impl Probe {
 /// Makes the maps and gives the programs their layout and filter; none is with the kernel yet.
 fn load_object(options: &Options) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
+    // It has parsed the kernel's BTF, for relocations that Rust programs don't carry: dropped at once, that makes room
+    // for what follows.
+    loader.btf(None);
     loader.override_global("LAYOUT", &options.layout, true);
     loader.override_global("FILTER", &options.filter, true);
     let log_level = if options.log {
@@ -225,6 +269,7 @@ pub fn verify(layout: Layout) -> Result<Vec<Verified>, Error> {
     let options = Options {
         layout,
         filter: Filter::default(),
+        probes: Probes::Full,
         log: false,
     };
     let mut object = load_object(&options)?;
@@ -259,15 +304,12 @@ fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     programs.take_map(name).ok_or(Error::NoMap(name))
 }
 
-/// Loads and attaches one program.
-fn attach(programs: &mut Ebpf, hook: Hook) -> Result<(), ProgramError> {
-    let program: &mut KProbe = programs
-        .program_mut(hook.program)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()?;
-    program.load()?;
-    program.attach(hook.symbol, 0)?;
-    Ok(())
+/// Takes a map that is keyed by a number out of the object.
+pub(super) fn open_map<V: Pod>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, u64, V>, Error> {
+    HashMap::try_from(take(programs, name)?).map_err(|source| Error::Map { name, source })
 }
 
 /// The reader of the programs' own diagnostics; going without is no reason to stop.

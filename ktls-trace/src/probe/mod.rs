@@ -1,9 +1,11 @@
 //! Loads the programs, attaches them as the plan says, and drains their ring buffer.
 
+mod armory;
 mod decode;
 mod load;
 mod path;
 
+pub use armory::Armed;
 pub use decode::{Decoded, decode};
-pub use load::{Attached, Error, Options, Probe, Suspects, Verified, verify};
+pub use load::{Attached, Error, Options, Probe, Stir, Suspects, Verified, verify};
 pub use path::release_path;

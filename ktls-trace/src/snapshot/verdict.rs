@@ -182,7 +182,9 @@ fn untimed_answers(now: &Sample, before: Option<&Before>) -> u32 {
     1 + u32::from(before.as_ref().is_some_and(same))
 }
 
-/// What TCP itself says limits it: losses, the peer's window, the send buffer, the congestion window.
+/// What TCP itself says limits it: losses, the peer's window, what was sent again, the send buffer, the congestion
+/// window. A peer that is out of room drops what overtakes its window, so something sent again does not make it
+/// the network's if TCP waited for the window all the time.
 fn by_limits(activity: Activity, now: &SocketSample, before: Option<&Before>) -> Option<Judgement> {
     let tcp = &now.tcp;
     let in_flight = tcp.unacked?;
@@ -190,6 +192,20 @@ fn by_limits(activity: Activity, now: &SocketSample, before: Option<&Before>) ->
     let retransmitted = rates.and_then(|rates| rates.retransmitted).unwrap_or(0);
     let lossy =
         tcp.lost > Some(0) || tcp.retransmits > Some(0) || tcp.ca_state >= Some(CA_RECOVERY);
+    let by_peer = rates
+        .filter(|_| !(in_flight > 0 && lossy))
+        .and_then(|rates| Some((rates, rates.rwnd_limited.filter(|&share| share >= MOSTLY)?)));
+    if let Some((rates, share)) = by_peer {
+        return Some(found(
+            activity,
+            Verdict::ReceiverLimited,
+            format!(
+                "the peer's window limited TCP for {} of the time; {}",
+                percent(share),
+                speed_words(rates)
+            ),
+        ));
+    }
     if in_flight > 0 && (lossy || retransmitted > 0) {
         return Some(found(
             activity,
@@ -202,17 +218,6 @@ fn by_limits(activity: Activity, now: &SocketSample, before: Option<&Before>) ->
         ));
     }
     let rates = rates?;
-    if let Some(share) = rates.rwnd_limited.filter(|&share| share >= MOSTLY) {
-        return Some(found(
-            activity,
-            Verdict::ReceiverLimited,
-            format!(
-                "the peer's window limited TCP for {} of the time; {}",
-                percent(share),
-                speed_words(rates)
-            ),
-        ));
-    }
     if let Some(share) = rates.sndbuf_limited.filter(|&share| share >= MOSTLY) {
         return Some(found(
             activity,

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 mod control;
+mod memory;
 mod poller;
 pub(crate) mod process;
 mod session;

@@ -9,18 +9,18 @@ use std::{
 use ktls_trace_common::{counter, filter::Filter};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
-    clock,
+    clock, memory,
     poller::{Answer, Poller},
     process,
 };
 use crate::{
     correlate::{
         self, Correlator, Output,
-        event::{Body, Event, Lost, Name, Probes, Started, Stopped},
+        event::{self, Body, Event, Lost, Name, Started, Stopped},
     },
     export::{Lines, Written},
     kernel::{
@@ -28,7 +28,7 @@ use crate::{
         modules::{self, Tls},
         namespaces::Which,
         netns,
-        plan::{Choice, Hook, Observable},
+        plan::{Choice, Hook, Observable, Probes},
         symbols::Symbols,
         without::Without,
     },
@@ -36,14 +36,18 @@ use crate::{
         Observation, SocketKey, What,
         recording::{KernelFacts, Recorder},
     },
-    probe::{self, Attached, Probe},
+    probe::{self, Armed, Attached, Probe, Stir},
     watch::{Control, Seen},
 };
 
-/// How often losses are looked at, and whether kernel TLS has appeared.
+/// How often it is looked whether kernel TLS has appeared, what is recorded is written, and what the programs say is shown.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// How often losses are looked at if there is nothing else to do.
+const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
-const CLOCK_EVERY: u32 = 40;
+const CLOCK_EVERY: Duration = Duration::from_secs(10);
+/// How long the hot hooks stay after the last stall has ended.
+const ARMED_FOR: Duration = Duration::from_secs(10);
 
 /// What a run goes by.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct Options {
     pub netns: Which,
     /// Ask `sock_diag` only.
     pub no_bpf: bool,
+    /// Which hooks are attached, and when.
+    pub probes: Probes,
     /// What to do without.
     pub without: Without,
     /// Folder of the kernel's BTF.
@@ -64,6 +70,19 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Whether the programs' own diagnostics are wanted.
     pub programs_log: bool,
+}
+
+impl Options {
+    /// Which hooks are attached, and when. A timer knows a socket's process only by the send hooks, and without
+    /// the release hook `sock_diag` has to say whether bytes are still held: then all are needed.
+    fn probes(&self) -> Probes {
+        let needs_all = self.filter.tgid != 0 || self.without.sock_diag;
+        if self.probes == Probes::Auto && needs_all {
+            Probes::Full
+        } else {
+            self.probes
+        }
+    }
 }
 
 /// Why a run could not begin.
@@ -102,6 +121,8 @@ struct Hooks {
     symbols: Symbols,
     /// Sockets under suspicion: their address and generation in the kernel's table.
     suspects: HashMap<SocketKey, (u64, u64)>,
+    /// Whether the hot hooks were ordered to be attached.
+    armed: bool,
 }
 
 impl Hooks {
@@ -109,6 +130,14 @@ impl Hooks {
     fn serve(&self, choice: &Choice) -> bool {
         let attached = |hook: &Hook| self.attached.hooks.contains(hook);
         !choice.hooks.is_empty() && choice.hooks.iter().all(attached)
+    }
+
+    /// Whether that is so, or will be as soon as there is a stall.
+    fn would_serve(&self, choice: &Choice, probes: Probes) -> bool {
+        let failed = |hook: &Hook| self.attached.failed.iter().any(|(other, _)| other == hook);
+        let waits = |hook: &Hook| probes == Probes::Auto && hook.hot && !failed(hook);
+        let would = |hook: &Hook| self.attached.hooks.contains(hook) || waits(hook);
+        !choice.hooks.is_empty() && choice.hooks.iter().all(would)
     }
 }
 
@@ -136,6 +165,10 @@ struct Session<'a> {
     unanswered: u64,
     /// The reader of the output is gone.
     reader_gone: bool,
+    /// Episodes that are open.
+    open: u64,
+    /// When the last one was closed.
+    calm_since: Instant,
 }
 
 /// Observes until stopped, writes what it finds to `lines`, and records what led to it if that is
@@ -150,7 +183,11 @@ pub async fn run(
     recorder: Option<Recorder>,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
-    let facts = Facts::gather_from(&options.btf, &options.without);
+    let facts = if options.no_bpf {
+        Facts::without_hooks()
+    } else {
+        Facts::gather_from(&options.btf, &options.without)
+    };
     let control = Control {
         recorder,
         ..Control::default()
@@ -205,9 +242,15 @@ pub async fn run_within(
         lost: BTreeMap::new(),
         unanswered: 0,
         reader_gone: false,
+        open: 0,
+        calm_since: Instant::now(),
     };
     session.note_clock();
     session.tell_start(&facts.release);
+    if !session.poller.asks() {
+        // Only the release hook tells whether bytes are still held.
+        session.arm(true);
+    }
     session.tell_correlator_of_hooks();
     // Of the sockets that are there already, sock_diag can't tell who is asked for.
     let all = session.options.filter.uts == 0;
@@ -216,6 +259,7 @@ pub async fn run_within(
     }
     ready(&session.ready_line());
     drop(facts);
+    memory::give_back();
     session.watch(&mut signals).await;
     session.stop();
     Ok(())
@@ -260,6 +304,7 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
     let probe_options = probe::Options {
         layout,
         filter: options.filter,
+        probes: options.probes(),
         log: options.programs_log,
     };
     let (probe, attached) = Probe::load(&plan.hooks(), &probe_options)?;
@@ -272,6 +317,7 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
         attached,
         symbols,
         suspects: HashMap::new(),
+        armed: false,
     })
 }
 
@@ -303,8 +349,8 @@ impl Session<'_> {
             .options
             .duration
             .map(|duration| Instant::now() + duration);
-        let mut housekeeping = ticker(HOUSEKEEPING);
-        let mut ticks = 0_u32;
+        let mut housekeeping = Instant::now();
+        let mut clock = housekeeping + CLOCK_EVERY;
         while !self.reader_gone {
             let deadline = self.correlator.next_deadline_ns().map(instant_of);
             tokio::select! {
@@ -318,21 +364,25 @@ impl Session<'_> {
                     self.drain();
                     self.observe(What::Tick);
                 }
-                ready = readable(&mut self.mode) => {
-                    if ready {
+                stir = stirs(&mut self.mode) => match stir {
+                    Stir::Records => self.drain(),
+                    Stir::Armed(armed) => {
                         self.drain();
+                        self.armed(armed);
                     }
-                }
+                    Stir::Trouble(why) => tracing::error!("{why}"),
+                },
                 answer = self.poller.answer() => {
                     self.drain();
                     self.answered(answer);
                 }
-                _ = housekeeping.tick() => {
-                    ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(CLOCK_EVERY) {
+                () = sleep_until(housekeeping) => {
+                    if clock <= housekeeping {
                         self.note_clock();
+                        clock = housekeeping + CLOCK_EVERY;
                     }
                     self.keep_house();
+                    housekeeping = Instant::now() + self.housekeeping_period();
                 }
             }
         }
@@ -360,7 +410,10 @@ impl Session<'_> {
     /// Does what the correlator wants.
     fn act(&mut self, output: Output) {
         match output {
-            Output::Event(event) => self.write(&event),
+            Output::Event(event) => {
+                self.write(&event);
+                self.count_open(event.event);
+            }
             Output::Poll(poll) => self.poller.ask(poll),
             Output::Forget(key) => {
                 self.named.retain(|&(named, _)| named != key);
@@ -371,6 +424,65 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Has the hot hooks attached when the first stall is opened.
+    fn count_open(&mut self, name: Name) {
+        match name {
+            Name::StallOpened => self.open += 1,
+            Name::StallClosed => {
+                self.open = self.open.saturating_sub(1);
+                self.calm_since = Instant::now();
+            }
+            _ => return,
+        }
+        if self.open > 0 {
+            self.arm(true);
+        }
+    }
+
+    /// Orders the hot hooks to be attached, or taken away, if that is left to the daemon.
+    fn arm(&mut self, wanted: bool) {
+        if self.options.probes() == Probes::Auto
+            && let Mode::Hooks(hooks) = &mut self.mode
+            && hooks.armed != wanted
+        {
+            hooks.armed = wanted;
+            hooks.probe.arm(wanted);
+        }
+    }
+
+    /// Tells what became of such an order.
+    fn armed(&mut self, armed: Armed) {
+        let Mode::Hooks(hooks) = &mut self.mode else {
+            return;
+        };
+        let Armed {
+            wanted,
+            hooks: hot,
+            failed,
+            took,
+        } = armed;
+        for (hook, error) in failed {
+            tracing::warn!("{hook} can't be hooked: {error}");
+            let known = &mut hooks.attached.failed;
+            if !known.iter().any(|(other, _)| *other == hook) {
+                known.push((hook, error));
+            }
+        }
+        hooks.attached.hooks.retain(|hook| !hook.hot);
+        hooks.attached.hooks.extend(hot);
+        let took = took.as_millis();
+        let reason = if wanted && self.poller.asks() {
+            format!("a stall was opened; attaching took {took} ms")
+        } else if wanted {
+            format!("sock_diag can't be asked; attaching took {took} ms")
+        } else {
+            let calm = ARMED_FOR.as_secs();
+            format!("no stall for {calm} s; detaching took {took} ms")
+        };
+        self.tell_correlator_of_hooks();
+        self.tell_probes(reason);
     }
 
     /// Takes everything that waits in the ring buffer.
@@ -452,6 +564,20 @@ impl Session<'_> {
         });
     }
 
+    /// How long until the house is kept again: the less there is to do, the longer it sleeps.
+    fn housekeeping_period(&self) -> Duration {
+        let quiet = match &self.mode {
+            Mode::Hooks(hooks) => hooks.probe.log.is_none(),
+            Mode::Polling(_) => true,
+            Mode::WaitingForTls => false,
+        };
+        if quiet && self.control.recorder.is_none() {
+            QUIET_HOUSEKEEPING
+        } else {
+            HOUSEKEEPING
+        }
+    }
+
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
     fn keep_house(&mut self) {
         self.tend_recording();
@@ -469,6 +595,10 @@ impl Session<'_> {
                     if total > told {
                         self.tell_lost(place, total - told);
                     }
+                }
+                let calm = self.open == 0 && self.calm_since.elapsed() >= ARMED_FOR;
+                if calm && self.poller.asks() {
+                    self.arm(false);
                 }
             }
             Mode::WaitingForTls if modules::tls_is_loaded() => self.tls_appeared(),
@@ -500,7 +630,12 @@ impl Session<'_> {
             }
         };
         self.tell_correlator_of_hooks();
-        let body = Probes {
+        self.tell_probes(reason);
+    }
+
+    /// Tells that other hooks are attached than before.
+    fn tell_probes(&mut self, reason: String) {
+        let body = event::Probes {
             reason,
             hooks: self.hooks(),
             cannot_see: self.cannot_see(),
@@ -543,6 +678,9 @@ impl Session<'_> {
             Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
             Mode::WaitingForTls | Mode::Polling(_) => None,
         };
+        // What the hot hooks counted is not all, unless they were always there.
+        let all = self.options.probes() == Probes::Full;
+        let sends = |slot| counter(slot).filter(|_| all);
         let mut lost: BTreeMap<String, u64> = self
             .lost
             .iter()
@@ -561,8 +699,8 @@ impl Session<'_> {
             stalls: self.correlator.stalls(),
             refused: counter(counter::REFUSED),
             back_pressure: counter(counter::BACK_PRESSURE),
-            records: counter(counter::RECORDS),
-            records_with_msg_more: counter(counter::RECORDS_MORE),
+            records: sends(counter::RECORDS),
+            records_with_msg_more: sends(counter::RECORDS_MORE),
             lost,
         };
         (self.control.listen)(Seen::Counters(&counters));
@@ -595,6 +733,12 @@ impl Session<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: release.to_owned(),
             mode: mode.to_owned(),
+            probes: match &self.mode {
+                Mode::Hooks(_) | Mode::WaitingForTls => {
+                    Some(self.options.probes().name().to_owned())
+                }
+                Mode::Polling(_) => None,
+            },
             threshold_ms: milliseconds(self.options.correlate.threshold_ns),
             poll_interval_ms: milliseconds(self.options.correlate.poll_interval_ns),
             hooks: self.hooks(),
@@ -657,7 +801,7 @@ impl Session<'_> {
                     .plan
                     .choices
                     .iter()
-                    .filter(|choice| !hooks.serve(choice));
+                    .filter(|choice| !hooks.would_serve(choice, self.options.probes()));
                 let mut lines: Vec<String> = lost
                     .map(|choice| format!("{}: {}", choice.observable, choice.loss()))
                     .collect();
@@ -676,20 +820,23 @@ impl Session<'_> {
     /// How the kernel is observed, with the word that others wait for.
     fn ready_line(&self) -> String {
         match &self.mode {
-            Mode::Hooks(hooks) => format!("watching ({} hooks)", hooks.attached.hooks.len()),
+            Mode::Hooks(hooks) => {
+                let attached = hooks.attached.hooks.len();
+                match self.options.probes() {
+                    Probes::Auto => {
+                        let all = self.plan.hooks().len() - hooks.attached.failed.len();
+                        let more = all - attached;
+                        format!("watching ({attached} hooks, {more} more while there is a stall)")
+                    }
+                    Probes::Light | Probes::Full => format!("watching ({attached} hooks)"),
+                }
+            }
             Mode::WaitingForTls => {
                 "watching (kernel TLS is not loaded; the hooks wait for it)".to_owned()
             }
             Mode::Polling(why) => format!("watching by asking sock_diag only: {why}"),
         }
     }
-}
-
-/// A ticker that does not catch up on what it missed.
-fn ticker(period: Duration) -> Interval {
-    let mut ticker = interval(period);
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticker
 }
 
 /// A moment of `CLOCK_MONOTONIC` as tokio's.
@@ -705,21 +852,11 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Waits until the ring buffer has something to read; for ever if there is none.
-async fn readable(mode: &mut Mode) -> bool {
-    let Mode::Hooks(hooks) = mode else {
-        return std::future::pending().await;
-    };
-    match hooks.probe.ring.readable().await {
-        Ok(mut guard) => {
-            // Cleared before the ring is read, so that what comes meanwhile wakes again.
-            guard.clear_ready();
-            true
-        }
-        Err(error) => {
-            tracing::error!("the ring buffer can't be waited for: {error}");
-            false
-        }
+/// Waits until there is something to do about the programs; for ever if there are none.
+async fn stirs(mode: &mut Mode) -> Stir {
+    match mode {
+        Mode::Hooks(hooks) => hooks.probe.stirs().await,
+        Mode::WaitingForTls | Mode::Polling(_) => std::future::pending().await,
     }
 }
 

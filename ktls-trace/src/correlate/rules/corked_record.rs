@@ -4,6 +4,9 @@
 //! Before 6.5 a push with `MSG_SENDPAGE_NOTLAST` never reaches `tcp_push`: then whole segments stay
 //! unsent too, with nothing in flight and no timer armed.
 //!
+//! The segment that waits last tells of the flag, too, if the push itself was not seen: `tcp_push` leaves PSH
+//! out only with `MSG_MORE`. That it was a record as a whole is then inferred, and the verdict `consistent`.
+//!
 //! Refuted by the application's own cork, a full congestion window, the queueing discipline or pacing, an
 //! unfinished record or a gate that is open. Only hooks can see the flag and the cork, so
 //! `sock_diag` alone decides for this only where no timer is pending, which a cork would have armed.
@@ -49,27 +52,28 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     })
 }
 
-/// Whether what waits is complete records, pushed with `MSG_MORE`. Where pushes are not seen, the
-/// flags of the send and the absence of an unfinished record stand in.
+/// Whether what waits is complete records, pushed with `MSG_MORE`. Where pushes are not seen, the segment
+/// that waits last, or else the flags of the send, and the absence of an unfinished record stand in.
 fn more_to_come(hold: &Hold) -> Option<bool> {
-    match (&hold.push, &hold.send) {
-        (Some(push), _) => Some(push.complete && says_more(push.flags)),
-        (None, Some(send)) => Some(
-            send.is_splice()
-                && says_more(send.flags)
-                && !hold.socket.partial_record?
-                && !hold.socket.open_record?,
-        ),
-        (None, None) => None,
+    if let Some(push) = &hold.push {
+        return Some(push.complete && says_more(push.flags));
     }
+    let whole = || Some(!hold.socket.partial_record? && !hold.socket.open_record?);
+    if hold.socket.tail_psh == Some(false) {
+        return whole();
+    }
+    let send = hold.send?;
+    Some(send.is_splice() && says_more(send.flags) && whole()?)
 }
 
 /// Whether TCP was not even asked to send, with the window open.
 pub(crate) fn never_pushed(hold: &Hold) -> bool {
     let socket = &hold.socket;
     let open = || Some(socket.window_left()? >= socket.notsent()?.min(socket.mss?));
-    hold.push
-        .is_some_and(|push| push.flags & MSG_SENDPAGE_NOTLAST != 0)
+    let not_last = hold.push.map_or(socket.tail_psh == Some(false), |push| {
+        push.flags & MSG_SENDPAGE_NOTLAST != 0
+    });
+    not_last
         && socket.packets_out == Some(0)
         && socket.timer_pending == Some(false)
         && open() == Some(true)

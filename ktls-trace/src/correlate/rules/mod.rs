@@ -75,10 +75,7 @@ impl Gate {
             .notsent()
             .zip(socket.notsent_lowat)
             .is_some_and(|(q, lowat)| q >= lowat);
-        let sndbuf = socket
-            .wmem_queued
-            .zip(socket.sndbuf)
-            .is_some_and(|(queued, limit)| queued >= limit);
+        let sndbuf = socket.buffer_is_full() == Some(true);
         match (notsent, sndbuf) {
             (true, true) => Some(Self::Both),
             (true, false) => Some(Self::NotsentLowat),

@@ -8,7 +8,7 @@ use super::{Facts, Finding, Verdict, confidence};
 pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let hooks = facts.hold.and_then(|hold| {
         let socket = &hold.socket;
-        let full = socket.wmem_queued? >= socket.sndbuf?;
+        let full = socket.buffer_is_full()?;
         Some(full && socket.notsent()? == 0 && socket.packets_out? > 0)
     });
     let sock_diag = facts.sample.and_then(|sample| {

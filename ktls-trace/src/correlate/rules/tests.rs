@@ -34,6 +34,7 @@ pub(crate) fn corked() -> Hold {
             throttled: Some(false),
             partial_record: Some(false),
             open_record: Some(false),
+            tail_psh: Some(false),
             encrypt_pending: Some(0),
             user_mss: Some(0),
             srtt_us: Some(100),
@@ -179,6 +180,19 @@ fn what_would_make_it_something_else_leaves_it_unknown() {
         ("neither flag nor record was seen", |hold| {
             hold.push = None;
             hold.send = None;
+            hold.socket.tail_psh = None;
+        }),
+        (
+            "the last segment has PSH, which half a window brings too",
+            |hold| {
+                hold.push = None;
+                hold.send = None;
+                hold.socket.tail_psh = Some(true);
+            },
+        ),
+        ("what waits without PSH ends within a record", |hold| {
+            hold.push = None;
+            hold.socket.open_record = Some(true);
         }),
     ];
     for (why, change) in changes {
@@ -203,6 +217,12 @@ fn before_6_5_whole_segments_stay_unsent_with_no_timer_armed() {
     hold.socket.persist_pending = Some(false);
     hold.socket.timer_pending = Some(false);
     assert_eq!(judged(&hold).verdict, Verdict::CorkedCompletedRecord);
+    let unseen = Hold {
+        push: None,
+        send: None,
+        ..hold.clone()
+    };
+    assert_eq!(judged(&unseen).verdict, Verdict::CorkedCompletedRecord);
     // A timer that is pending would send them.
     hold.socket.timer_pending = Some(true);
     assert_eq!(judged(&hold).verdict, Verdict::Unknown);
@@ -222,6 +242,7 @@ fn a_short_segment_behind_another_without_msg_more_is_nagle() {
 fn without_the_record_hook_the_send_flags_make_it_consistent_at_most() {
     let mut hold = corked();
     hold.push = None;
+    hold.socket.tail_psh = None;
     let sample = corked_sample();
     let facts = Facts {
         hold: Some(&hold),
@@ -231,6 +252,23 @@ fn without_the_record_hook_the_send_flags_make_it_consistent_at_most() {
     let finding = judge(&facts);
     assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
     assert_eq!(finding.confidence, Confidence::Consistent);
+}
+
+#[test]
+fn the_segment_that_waits_last_tells_of_a_push_that_was_not_seen() {
+    let mut hold = corked();
+    hold.push = None;
+    hold.send = None;
+    let sample = corked_sample();
+    let facts = Facts {
+        hold: Some(&hold),
+        sample: Some(&sample),
+        ..Facts::default()
+    };
+    let finding = judge(&facts);
+    assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
+    assert_eq!(finding.confidence, Confidence::Consistent);
+    assert_eq!(finding.gate, Some(Gate::NotsentLowat));
 }
 
 #[test]
@@ -397,6 +435,39 @@ fn a_retransmission_timeout_with_whole_segments_behind_is_the_networks() {
         ..facts
     };
     assert_eq!(judge(&facts).confidence, Confidence::Proven);
+}
+
+#[test]
+fn a_buffer_full_of_what_nobody_acknowledges_is_the_networks_too() {
+    // A link that died when everything queued was in flight: seen on 6.1.
+    let hold = all_in_flight();
+    let sample = Sample {
+        notsent: Some(0),
+        packets_out: Some(1),
+        wmem_queued: hold.socket.wmem_queued,
+        sndbuf: hold.socket.sndbuf,
+        retransmits: Some(1),
+        ..corked_sample()
+    };
+    let facts = Facts {
+        hold: Some(&hold),
+        sample: Some(&sample),
+        retransmit_timeouts: 1,
+        ..Facts::default()
+    };
+    let finding = judge(&facts);
+    assert_eq!(finding.verdict, Verdict::NetworkLimited);
+    assert_eq!(finding.confidence, Confidence::Proven);
+    let quiet = Sample {
+        retransmits: Some(0),
+        ..sample.clone()
+    };
+    let without = Facts {
+        sample: Some(&quiet),
+        retransmit_timeouts: 0,
+        ..facts
+    };
+    assert_eq!(judge(&without).verdict, Verdict::SendBufferLimited);
 }
 
 #[test]

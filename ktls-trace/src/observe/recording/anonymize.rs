@@ -132,6 +132,7 @@ impl Anonymizer {
             throttled: _,
             partial_record: _,
             open_record: _,
+            tail_psh: _,
             encrypt_pending: _,
             user_mss: _,
             srtt_us: _,

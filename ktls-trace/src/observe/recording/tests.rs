@@ -79,6 +79,7 @@ fn started() -> Body {
         version: "0".to_owned(),
         kernel: "6.12.1".to_owned(),
         mode: "hooks".to_owned(),
+        probes: Some("auto".to_owned()),
         // Not every parser gives this back as it was.
         threshold_ms: 0.1 + 0.2,
         poll_interval_ms: 50.0,

@@ -229,6 +229,12 @@ fn a_shut_window_is_zero_window_if_nothing_moves_and_receiver_limited_if_somethi
     assert_eq!(judgement.activity, Activity::Slow);
 }
 
+/// 1448 bytes are sent again.
+fn send_again(tcp: &mut TcpInfo) {
+    tcp.bytes_retrans = Some(1448);
+    tcp.bytes_sent = tcp.bytes_sent.map(|bytes| bytes + 1448);
+}
+
 #[test]
 fn what_tcp_says_limited_it_is_taken_at_its_word() {
     let slow = |change: fn(&mut TcpInfo)| {
@@ -252,12 +258,14 @@ fn what_tcp_says_limited_it_is_taken_at_its_word() {
         slow(|tcp| tcp.lost = Some(1)),
         Some(Verdict::NetworkLimited)
     );
+    assert_eq!(slow(send_again), Some(Verdict::NetworkLimited));
+    // A slow receiver that dropped what overtook its window: seen on 6.12.
     assert_eq!(
         slow(|tcp| {
-            tcp.bytes_retrans = Some(1448);
-            tcp.bytes_sent = tcp.bytes_sent.map(|bytes| bytes + 1448);
+            send_again(tcp);
+            tcp.rwnd_limited_us = Some(998_000);
         }),
-        Some(Verdict::NetworkLimited)
+        Some(Verdict::ReceiverLimited)
     );
 }
 
