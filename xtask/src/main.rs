@@ -1,6 +1,7 @@
 //! `cargo xtask VERB`: set-up, guests, scenarios and packaging of ktls-trace.
 
 mod apt;
+mod bench;
 mod command;
 mod demo_verb;
 mod dist;
@@ -23,8 +24,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place, record::RecordArguments,
-    recordings::RecordingsArguments, setup::Needs, test::TestArguments, vm_verb::VmArguments,
+    bench::BenchArguments, demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place,
+    record::RecordArguments, recordings::RecordingsArguments, setup::Needs, test::TestArguments,
+    vm_verb::VmArguments,
 };
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
@@ -52,6 +54,7 @@ enum Verb {
     Recordings(RecordingsArguments),
     Vm(VmArguments),
     RecordKernel(RecordArguments),
+    Bench(BenchArguments),
     Ebpf(EbpfArguments),
     /// Builds the static release binary, target/dist/ktls-trace
     Dist,
@@ -94,6 +97,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::RecordKernel(arguments) => record::run(&place, &arguments),
+        Verb::Bench(arguments) => bench::run(&place, &arguments),
         Verb::Dist => {
             setup::ensure(&place, Needs::Build)?;
             println!("{}", dist::daemon(&place)?.display());
