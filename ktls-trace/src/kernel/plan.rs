@@ -45,8 +45,7 @@ impl fmt::Display for Observable {
 }
 
 /// Which hooks are attached, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probes {
     /// The hot ones while there is a stall, and a while after it.
     Auto,

@@ -428,6 +428,11 @@ pub struct Timer {
 }
 
 impl Sample {
+    /// Whether there is no room in the send buffer (`sk_stream_memory_free`).
+    pub fn buffer_is_full(&self) -> Option<bool> {
+        Some(self.wmem_queued? >= self.sndbuf?)
+    }
+
     /// Bytes that the peer will still take: `tcpi_snd_wnd` without what is in flight.
     pub fn window_left(&self) -> Option<u64> {
         Some(u64::from(self.snd_wnd?).saturating_sub(self.unacked_bytes?))

@@ -70,7 +70,7 @@ fn waits_behind_flight(sample: &Sample) -> Option<bool> {
     let waits = if sample.notsent? > 0 {
         lossy || sample.packets_out? >= sample.snd_cwnd?
     } else {
-        lossy && sample.wmem_queued? >= sample.sndbuf?
+        lossy && sample.buffer_is_full()?
     };
     Some(waits && sample.packets_out? > 0)
 }

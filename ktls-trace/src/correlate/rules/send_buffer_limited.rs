@@ -12,7 +12,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
         Some(full && socket.notsent()? == 0 && socket.packets_out? > 0)
     });
     let sock_diag = facts.sample.and_then(|sample| {
-        let full = sample.wmem_queued? >= sample.sndbuf?;
+        let full = sample.buffer_is_full()?;
         Some(full && sample.notsent? == 0 && sample.packets_out? > 0)
     });
     // That a writer waits is only seen by the hooks: a full buffer alone is no stall.
