@@ -77,6 +77,8 @@ pub struct ScenarioJob {
     pub tls: Tls,
     /// For [`Tls::Late`]: when.
     pub late_s: u64,
+    /// Whether all of it runs on one processor.
+    pub one_processor: bool,
     /// Set before, restored after.
     pub sysctl: BTreeMap<String, String>,
     /// The daemon, if there is one.

@@ -26,7 +26,7 @@ const UNHOOKED_NS: u64 = 500_000_000;
 /// How long an answer of `sock_diag` is waited for before an episode is opened without it.
 const ANSWER_NS: u64 = 10_000_000;
 /// `TCP_RTO_MIN`: the persist timer is armed for at least this long (`tcp_probe0_base`).
-const PERSIST_LEAST_NS: u64 = 200_000_000;
+const TIMER_LEAST_NS: u64 = 200_000_000;
 /// Processes that are remembered of a socket that several write to.
 const PAST_WRITERS: usize = 16;
 /// Updates that tell of a gate or cadence are at least this far apart.
@@ -101,6 +101,30 @@ pub(super) struct Watched {
     pub(super) due_ns: Option<u64>,
 }
 
+/// What brought it to notice that bytes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noticed {
+    /// A writer was refused, and sleeps or goes away.
+    Refusal {
+        /// Whether it sleeps.
+        blocking: bool,
+    },
+    /// The persist timer fired.
+    PersistTimer,
+    /// The retransmission timer fired.
+    RetransmitTimer,
+}
+
+impl Noticed {
+    /// Whether the writer was refused, and if so whether it sleeps.
+    fn refused(self) -> Option<bool> {
+        match self {
+            Self::Refusal { blocking } => Some(blocking),
+            Self::PersistTimer | Self::RetransmitTimer => None,
+        }
+    }
+}
+
 impl Watched {
     /// A socket that is seen for the first time.
     pub(super) fn new(key: SocketKey, at_ns: u64, own_netns: Option<u32>) -> Self {
@@ -154,17 +178,20 @@ impl Watched {
                 ..
             } => {
                 self.named(process);
-                self.held(at_ns, hold, Some(*blocking), context, &mut changes);
+                let by = Noticed::Refusal {
+                    blocking: *blocking,
+                };
+                self.held(at_ns, hold, by, context, &mut changes);
             }
             What::PersistFired { hold, .. } => {
                 self.persist.fired += 1;
                 self.sent_by(hold.writer_pid);
-                self.held(at_ns, hold, None, context, &mut changes);
+                self.held(at_ns, hold, Noticed::PersistTimer, context, &mut changes);
             }
             What::RetransmitTimeout { hold, .. } => {
                 self.retransmit_timeouts += 1;
                 self.sent_by(hold.writer_pid);
-                self.held(at_ns, hold, None, context, &mut changes);
+                self.held(at_ns, hold, Noticed::RetransmitTimer, context, &mut changes);
                 if let Some(holding) = &mut self.holding {
                     holding.retransmit_timeouts += 1;
                 }
@@ -366,10 +393,11 @@ impl Watched {
         &mut self,
         at_ns: u64,
         hold: &Hold,
-        refused: Option<bool>,
+        by: Noticed,
         context: &mut Context,
         changes: &mut Vec<Change>,
     ) {
+        let refused = by.refused();
         self.hooked = true;
         self.identify(&hold.socket);
         if let Some(episode) = &mut self.episode {
@@ -407,11 +435,13 @@ impl Watched {
             holding.judged = false;
             return;
         }
-        // The persist timer fires after its least time without progress.
-        let since_ns = if refused.is_none() {
-            pushed_ns(hold, at_ns).max(at_ns.saturating_sub(PERSIST_LEAST_NS))
-        } else {
-            refused_since_ns(hold, at_ns)
+        let armed_ns = at_ns.saturating_sub(TIMER_LEAST_NS);
+        let since_ns = match (by, &hold.push) {
+            (Noticed::Refusal { .. }, _) => refused_since_ns(hold, at_ns),
+            (_, Some(_)) => pushed_ns(hold, at_ns).max(armed_ns),
+            (Noticed::PersistTimer, None) => armed_ns,
+            // A route may have it fire sooner (`rto_min`).
+            (Noticed::RetransmitTimer, None) => at_ns,
         };
         self.holding = Some(Holding {
             facts: Some(hold.clone()),
@@ -452,9 +482,10 @@ impl Watched {
         }
         let gone = if holding.bytes == Some(0) {
             // The writer waits for what is in flight, or for its cipher.
-            sample.packets_out == Some(0) && holding.in_flight()
+            sample.packets_out.unwrap_or(0) == 0 && holding.in_flight()
         } else {
-            sample.notsent == Some(0)
+            // A socket that is past its states with a queue (TIME_WAIT) has none to tell of.
+            sample.notsent.unwrap_or(0) == 0
         };
         if gone {
             holding.contradicted_ns.get_or_insert(at_ns);
@@ -639,8 +670,10 @@ impl Watched {
 
     /// When bytes that wait and are not judged yet will have waited longer than the threshold.
     fn undecided_due_ns(&self, config: &Config) -> Option<u64> {
-        // While sock_diag says that nothing waits there is nothing to judge.
-        let open = |holding: &&Holding| !holding.judged && holding.contradicted_ns.is_none();
+        // While sock_diag says that nothing waits there is nothing to judge, unless a timer said that it did.
+        let open = |holding: &&Holding| {
+            !holding.judged && (holding.timed || holding.contradicted_ns.is_none())
+        };
         let holding = self.holding.as_ref().filter(open)?;
         Some(holding.since_ns + self.threshold_ns(config))
     }

@@ -352,6 +352,57 @@ fn without_the_release_hook_a_timer_that_fired_says_so_too() {
 }
 
 #[test]
+fn a_persist_timer_that_fired_tells_how_long_at_least_though_the_push_was_not_seen() {
+    let mut unseen = held(0, 0);
+    (unseen.send, unseen.push) = (None, None);
+    let nothing_left = Sample {
+        notsent: Some(0),
+        ..corked_sample()
+    };
+    let fired = What::PersistFired {
+        key: KEY,
+        hold: Box::new(unseen),
+    };
+    let mut bench = Bench::new();
+    bench
+        .at(
+            0,
+            What::Hooks {
+                see_releases: false,
+            },
+        )
+        .at(1000, fired)
+        .at(1001, sampled(1001, Some(nothing_left)))
+        .at(1011, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    assert!(bench.stall(0).held.ms >= 200.0);
+}
+
+#[test]
+fn an_answer_without_a_queue_does_not_say_that_bytes_wait() {
+    let past = Sample {
+        established: false,
+        notsent: None,
+        packets_out: None,
+        ..corked_sample()
+    };
+    let mut bench = Bench::new();
+    bench
+        .at(
+            0,
+            What::Hooks {
+                see_releases: false,
+            },
+        )
+        .at(1000, refused(held(0, 0)))
+        .at(1011, What::Tick)
+        .at(1012, sampled(1011, Some(past)))
+        .at(1200, What::Tick)
+        .at(2000, What::Tick);
+    assert_eq!(bench.names(), []);
+}
+
+#[test]
 fn stopping_closes_what_is_open_and_says_that_it_may_go_on() {
     let mut bench = Bench::new();
     bench.at(0, refused(held(0, 0))).at(20, What::Tick);

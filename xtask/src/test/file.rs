@@ -40,6 +40,8 @@ pub(crate) struct ScenarioText {
     tls: Tls,
     #[serde(default = "default_late_s")]
     late_s: u64,
+    #[serde(default, rename = "one-processor")]
+    one_processor: bool,
     #[serde(default)]
     sysctl: BTreeMap<String, String>,
     daemon: Option<Daemon>,
@@ -171,6 +173,7 @@ impl Scenario {
             timeout_s,
             tls,
             late_s,
+            one_processor,
             sysctl,
             daemon,
             workload,
@@ -181,6 +184,7 @@ impl Scenario {
             timeout_s: *timeout_s,
             tls: *tls,
             late_s: *late_s,
+            one_processor: *one_processor,
             sysctl: sysctl.clone(),
             daemon: daemon.clone(),
             workload: workload.clone(),

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::{
     errno::Errno,
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -26,6 +27,8 @@ use crate::{modules, port::Port, runner::environment, sockets};
 
 /// Where a scenario's programs may leave files.
 const DIRECTORY: &str = "/tmp/scenario";
+/// Whatever it starts keeps to its processors.
+const THIS_THREAD: Pid = Pid::from_raw(0);
 /// Parent of all threads of the kernel.
 const KTHREADD: Pid = Pid::from_raw(2);
 /// How long sockets of killed processes may keep the module.
@@ -66,7 +69,14 @@ fn run(job: &ScenarioJob) -> Result<(ScenarioResult, Option<Vec<u8>>)> {
     prepare_directory()?;
     prepare_tls(job.tls)?;
     let before = Sysctls::set(job)?;
+    let processors = sched_getaffinity(THIS_THREAD).context("asking for the processors")?;
+    if job.one_processor {
+        let mut first = CpuSet::new();
+        first.set(0).context("naming a processor")?;
+        sched_setaffinity(THIS_THREAD, &first).context("keeping to one processor")?;
+    }
     let outcome = run_beside(job);
+    sched_setaffinity(THIS_THREAD, &processors).context("taking all processors again")?;
     before.restore()?;
 
     let Outcome {
