@@ -18,10 +18,11 @@ use std::{
 };
 
 use event::{Body, Ended, Event};
+use rules::Verdict;
 use serde::{Deserialize, Serialize};
 use socket::{Change, Watched};
 
-use crate::observe::{Observation, SocketKey, What};
+use crate::observe::{Observation, ReleasePath, SocketKey, What};
 
 /// What the correlator goes by; times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +61,25 @@ impl Default for Config {
 pub enum Output {
     /// Tell the world.
     Event(Box<Event>),
+    /// Bytes of a stalled socket are not held any more.
+    HoldEnded(HoldEnded),
     /// Ask `sock_diag` about this socket.
     Poll(Poll),
     /// The socket is not watched any more.
     Forget(SocketKey),
+}
+
+/// A hold of an open episode that is over, however short it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldEnded {
+    /// What held the bytes back.
+    pub verdict: Verdict,
+    /// Who let them go.
+    pub path: ReleasePath,
+    /// How long they were held, in nanoseconds.
+    pub duration_ns: u64,
+    /// How many there were.
+    pub bytes: Option<u32>,
 }
 
 /// A question for `sock_diag`.
@@ -170,7 +186,8 @@ impl Correlator {
         keys.sort_unstable();
         for key in keys {
             if let Some(watched) = self.sockets.get_mut(&key) {
-                let changes = watched.end(at_ns, Ended::Stopped).into_iter().collect();
+                let mut changes = Vec::new();
+                watched.end(at_ns, Ended::Stopped, &mut changes);
                 self.settle(key, changes, &mut outputs);
             }
         }
@@ -248,6 +265,7 @@ impl Correlator {
                     let event = Event::new(name, self.unix_ns(at_ns), Body::Stall(stall));
                     outputs.push(Output::Event(Box::new(event)));
                 }
+                Change::HoldEnded(hold) => outputs.push(Output::HoldEnded(hold)),
                 Change::Poll(poll) => outputs.push(Output::Poll(poll)),
                 Change::Forget => forget = true,
             }

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::{
-    Config, Correlator, Output,
+    Config, Correlator, HoldEnded, Output,
     event::{Body, Cadence, Ended, Event, Name, Stall},
     rules::{
-        Confidence, Verdict,
+        Confidence, Gate, Verdict,
         tests::{corked, corked_sample},
     },
 };
@@ -25,6 +25,7 @@ const KEY: SocketKey = SocketKey(7);
 struct Bench {
     correlator: Correlator,
     events: Vec<Event>,
+    holds: Vec<HoldEnded>,
     polls: usize,
     forgotten: Vec<SocketKey>,
 }
@@ -35,6 +36,7 @@ impl Bench {
         Self {
             correlator,
             events: Vec::new(),
+            holds: Vec::new(),
             polls: 0,
             forgotten: Vec::new(),
         }
@@ -53,6 +55,7 @@ impl Bench {
         for output in outputs {
             match output {
                 Output::Event(event) => self.events.push(*event),
+                Output::HoldEnded(hold) => self.holds.push(hold),
                 Output::Poll(_) => self.polls += 1,
                 Output::Forget(key) => self.forgotten.push(key),
             }
@@ -74,6 +77,19 @@ fn stall_of(event: &Event) -> &Stall {
         Body::Stall(stall) => stall,
         other => panic!("not a stall: {other:?}"),
     }
+}
+
+/// An event of a stall with this name, for those who only look at what it says.
+pub(crate) fn stall_event(name: Name, stall: &str, verdict: Verdict, gate: Option<Gate>) -> Event {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(20, What::Tick);
+    let mut event = bench.events.swap_remove(0);
+    event.event = name;
+    if let Body::Stall(body) = &mut event.body {
+        stall.clone_into(&mut body.stall);
+        (body.verdict, body.gate) = (verdict, gate);
+    }
+    event
 }
 
 /// The stall of the report after `sent` bytes, its record pushed at that millisecond.

@@ -44,7 +44,7 @@ pub enum What {
         /// The socket at that moment.
         hold: Box<Hold>,
     },
-    /// A writer that slept went on, or gave up.
+    /// A writer that slept went on, or gave up: of recordings that were made before nothing followed from it.
     Resumed {
         /// The socket.
         key: SocketKey,
