@@ -6,8 +6,6 @@
 
 /// A writer was refused: [`Refused`].
 pub const REFUSED: u32 = 1;
-/// A blocked writer went on: [`Resumed`].
-pub const RESUMED: u32 = 2;
 /// Held bytes left: [`Released`].
 pub const RELEASED: u32 = 3;
 /// The persist timer was armed: [`Header`] alone.
@@ -196,8 +194,6 @@ pub struct Tx {
     pub records_more: u64,
     /// Thread and process of the last send (`bpf_get_current_pid_tgid`).
     pub pid_tgid: u64,
-    /// What the last send returned; only valid if `send_begin_ns` is not 0 and `sending` is 0.
-    pub send_ret: i64,
     /// `msg_flags` of the last send.
     pub send_flags: u32,
     /// `flags` of the running or last `tls_push_sg`.
@@ -210,14 +206,14 @@ pub struct Tx {
     pub record_end_seq: u32,
     /// `write_seq` when the running `tls_push_sg` began.
     pub push_begin_seq: u32,
-    /// 1 while a send is running.
-    pub sending: u32,
     /// 1 while `tls_push_sg` is running.
     pub pushing: u32,
     /// 1 if the last send was a `sendpage` call (kernels before 6.5).
     pub sendpage: u32,
     /// UTS namespace of the thread that sent last, as an inode number; 0 unless the filter asks.
     pub uts: u32,
+    /// Always 0: the size is a multiple of 8 without padding.
+    pub zero: u32,
 }
 
 impl Tx {
@@ -229,17 +225,16 @@ impl Tx {
         records: 0,
         records_more: 0,
         pid_tgid: 0,
-        send_ret: 0,
         send_flags: 0,
         push_flags: 0,
         record_flags: 0,
         record_bytes: 0,
         record_end_seq: 0,
         push_begin_seq: 0,
-        sending: 0,
         pushing: 0,
         sendpage: 0,
         uts: 0,
+        zero: 0,
     };
 }
 
@@ -262,18 +257,6 @@ pub struct Refused {
     pub snapshot: Snapshot,
 }
 
-/// A blocked writer went on, or gave up.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Resumed {
-    /// What every record starts with.
-    pub header: Header,
-    /// How long it waited, in nanoseconds.
-    pub waited_ns: u64,
-    /// What `sk_stream_wait_memory` returned: 0 or a negative errno.
-    pub ret: i64,
-}
-
 /// Held bytes left (`tcp_event_new_data_sent`): the first segment after a refusal.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -293,9 +276,8 @@ pub struct Released {
 const _: () = {
     assert!(size_of::<Header>() == 32);
     assert!(size_of::<Snapshot>() == 24 + 8 + 32 + 30 * 4);
-    assert!(size_of::<Tx>() == 7 * 8 + 10 * 4);
+    assert!(size_of::<Tx>() == 6 * 8 + 10 * 4);
     assert!(size_of::<Refused>() == 32 + 16 + 16 + size_of::<Tx>() + size_of::<Snapshot>());
-    assert!(size_of::<Resumed>() == 32 + 16);
     assert!(size_of::<Released>() == 32 + 16 + 8 * STACK_FRAMES);
 };
 

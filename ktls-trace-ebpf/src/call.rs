@@ -22,17 +22,9 @@ pub(crate) struct Call {
 /// Calls under way of one function, by thread.
 pub(crate) type Calls = HashMap<u64, Call>;
 
-/// Sends (`tls_sw_sendmsg`, `tls_sw_sendpage`).
-#[map]
-pub(crate) static SENDING: Calls = HashMap::with_max_entries(8192, 0);
-
 /// Records being handed over (`tls_push_sg`).
 #[map]
 pub(crate) static PUSHING: Calls = HashMap::with_max_entries(8192, 0);
-
-/// Writers that wait (`sk_stream_wait_memory`).
-#[map]
-pub(crate) static WAITING: Calls = HashMap::with_max_entries(8192, 0);
 
 /// Notes that this thread entered the function.
 #[inline(always)]

@@ -1,14 +1,14 @@
-//! A send begins and ends: `tls_sw_sendmsg`, and before 6.5 also `tls_sw_sendpage`.
+//! A send begins: `tls_sw_sendmsg`, and before 6.5 also `tls_sw_sendpage`.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::{kprobe, kretprobe},
-    programs::{ProbeContext, RetProbeContext},
+    macros::kprobe,
+    programs::ProbeContext,
 };
 use ktls_trace_common::{counter, event::Tx};
 
 use crate::{
-    call::{self, SENDING},
+    call,
     maps::{TX, count, layout},
     sock,
 };
@@ -21,18 +21,18 @@ const MSG_SPLICE_PAGES: u32 = 0x0800_0000;
 /// The state kept for a socket, made if there is none yet.
 #[inline(always)]
 pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
-    if TX.get_ptr(sk).is_none() {
-        // If another CPU was faster, its entry is the one found below.
+    let tx = TX.get_ptr_mut(sk).or_else(|| {
+        // If another CPU was faster, its entry is the one found then.
         let _exists = TX.insert(sk, Tx::NONE, 1 /* BPF_NOEXIST */);
-    }
+        TX.get_ptr_mut(sk)
+    })?;
     // SAFETY: the sends of one socket are serialised by tls_context.tx_lock; a torn read of
     // statistics is the worst that a race can do.
-    TX.get_ptr_mut(sk).map(|tx| unsafe { &mut *tx })
+    Some(unsafe { &mut *tx })
 }
 
 #[inline(always)]
 fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
-    let now = monotonic_ns();
     let pid_tgid = bpf_get_current_pid_tgid();
     let uts = sock::current_uts();
     if sock::wanted(sk, (pid_tgid >> 32) as u32, uts) {
@@ -45,15 +45,13 @@ fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
         }
     }
     if let Some(tx) = tx_of(sk) {
-        tx.send_begin_ns = now;
+        tx.send_begin_ns = monotonic_ns();
         tx.send_flags = flags;
         tx.send_size = size;
         tx.sendpage = sendpage;
         tx.pid_tgid = pid_tgid;
         tx.uts = uts;
-        tx.sending = 1;
     }
-    call::enter(&SENDING, sk, now);
 }
 
 /// Monotonic time in nanoseconds.
@@ -84,32 +82,5 @@ fn tls_sw_sendpage(ctx: ProbeContext) -> u32 {
         let flags = call::flags(&ctx, layout!(arg_sendpage_flags));
         begin(sk, flags.unwrap_or(0), 0, 1);
     }
-    0
-}
-
-#[inline(always)]
-fn end(ctx: &RetProbeContext) {
-    if let Some(call) = call::leave(&SENDING)
-        && let Some(tx) = TX.get_ptr_mut(call.sk)
-    {
-        // SAFETY: see `tx_of`.
-        unsafe {
-            (*tx).sending = 0;
-            (*tx).send_ret = i64::from(ctx.ret::<i32>());
-        }
-    }
-}
-
-/// Return of `tls_sw_sendmsg`.
-#[kretprobe]
-fn tls_sw_sendmsg_ret(ctx: RetProbeContext) -> u32 {
-    end(&ctx);
-    0
-}
-
-/// Return of `tls_sw_sendpage`.
-#[kretprobe]
-fn tls_sw_sendpage_ret(ctx: RetProbeContext) -> u32 {
-    end(&ctx);
     0
 }

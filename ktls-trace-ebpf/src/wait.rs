@@ -1,4 +1,4 @@
-//! A writer is refused and goes on again: `sk_stream_wait_memory`, the gate.
+//! A writer is refused: `sk_stream_wait_memory`, the gate.
 //!
 //! It is called for plain TCP and for ordinary back-pressure all the time, so this is where the
 //! kernel side decides what may matter.
@@ -7,24 +7,20 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id,
     },
-    macros::{kprobe, kretprobe},
-    programs::{ProbeContext, RetProbeContext},
+    macros::kprobe,
+    programs::ProbeContext,
 };
 use aya_log_ebpf::{debug, warn};
 use ktls_trace_common::{
     counter,
-    event::{self, Header, Refused, Resumed, Suspect, Tx},
+    event::{self, Header, Refused, Suspect, Tx},
 };
 
 use crate::{
-    call::{self, WAITING},
     maps::{EVENTS, SUSPECTS, TX, count},
     send::monotonic_ns,
     sock::{self, Queue},
 };
-
-/// A writer that goes on sooner than this was not held up.
-const WORTH_TELLING_NS: u64 = 5_000_000;
 
 /// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
 #[kprobe]
@@ -68,37 +64,6 @@ fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
             return 0;
         }
     }
-    if timeo != 0 {
-        call::enter(&WAITING, sk, now);
-    }
-    0
-}
-
-/// Return of `sk_stream_wait_memory`.
-#[kretprobe]
-fn sk_stream_wait_memory_ret(ctx: RetProbeContext) -> u32 {
-    let Some(call) = call::leave(&WAITING) else {
-        return 0;
-    };
-    // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
-    let Some(suspect) = (unsafe { SUSPECTS.get(call.sk) }) else {
-        return 0;
-    };
-    let now = monotonic_ns();
-    let waited_ns = now - call.begin_ns;
-    if waited_ns < WORTH_TELLING_NS {
-        return 0;
-    }
-    let Some(mut entry) = EVENTS.reserve::<Resumed>(0) else {
-        count(counter::LOST_RING);
-        return 0;
-    };
-    entry.write(Resumed {
-        header: header::<Resumed>(event::RESUMED, now, call.sk, suspect.generation),
-        waited_ns,
-        ret: i64::from(ctx.ret::<i32>()),
-    });
-    entry.submit(0);
     0
 }
 

@@ -8,11 +8,11 @@ use super::{Facts, modules::Tls};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observable {
-    /// A send begins and ends, with its flags.
+    /// A send begins, with its flags.
     Send,
     /// A complete record is handed to TCP, with its flags.
     Record,
-    /// A writer is refused, at which gate, and goes on again.
+    /// A writer is refused, at which gate.
     Refusal,
     /// The persist timer is armed.
     PersistArmed,
@@ -31,9 +31,9 @@ pub enum Observable {
 impl fmt::Display for Observable {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
-            Self::Send => "send begins / ends",
+            Self::Send => "send begins",
             Self::Record => "complete record handed to TCP",
-            Self::Refusal => "writer refused / goes on",
+            Self::Refusal => "writer refused",
             Self::PersistArmed => "persist timer armed",
             Self::PersistFired => "persist timer fires",
             Self::ZeroWindowProbe => "zero-window probe sent",
@@ -131,19 +131,13 @@ struct Way {
 const WAYS: &[Way] = &[
     Way {
         observable: Observable::Send,
-        hooks: &[
-            hot("tls_sw_sendmsg"),
-            hot_return("tls_sw_sendmsg_ret", "tls_sw_sendmsg"),
-        ],
+        hooks: &[hot("tls_sw_sendmsg")],
         why: "every kTLS send; since 6.5 also sendfile and splice",
         also: false,
     },
     Way {
         observable: Observable::Send,
-        hooks: &[
-            hot("tls_sw_sendpage"),
-            hot_return("tls_sw_sendpage_ret", "tls_sw_sendpage"),
-        ],
+        hooks: &[hot("tls_sw_sendpage")],
         why: "sendfile and splice before 6.5",
         also: true,
     },
@@ -158,10 +152,7 @@ const WAYS: &[Way] = &[
     },
     Way {
         observable: Observable::Refusal,
-        hooks: &[
-            cold("sk_stream_wait_memory"),
-            hot_return("sk_stream_wait_memory_ret", "sk_stream_wait_memory"),
-        ],
+        hooks: &[cold("sk_stream_wait_memory")],
         why: "both gates, blocking and non-blocking writers",
         also: false,
     },
@@ -450,10 +441,7 @@ mod tests {
     fn a_kernel_with_everything_serves_every_observation() {
         let plan = Plan::new(&kernel(SINCE_6_5), &[]);
         assert_eq!(plan.unserved(), []);
-        assert_eq!(
-            symbols_of(&plan, Observable::Send),
-            ["tls_sw_sendmsg", "tls_sw_sendmsg"]
-        );
+        assert_eq!(symbols_of(&plan, Observable::Send), ["tls_sw_sendmsg"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use aya::{
     programs::{KProbe, ProgramError, kprobe::KProbeLinkId},
 };
 use ktls_trace_common::event::Tx;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::load::{Error, chain, open_map};
 use crate::kernel::plan::Hook;
@@ -36,10 +36,29 @@ pub struct Armed {
     pub took: Duration,
 }
 
+/// What a program has cost so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Its hook.
+    pub hook: String,
+    /// Times that it ran.
+    pub runs: u64,
+    /// How long it ran in all.
+    pub time: Duration,
+}
+
+/// What the thread is to do.
+enum Order {
+    /// Attach the hot hooks (`true`), or take them away.
+    Arm(bool),
+    /// Tell what the programs have cost.
+    Costs(oneshot::Sender<Vec<Cost>>),
+}
+
 /// The thread. Dropping it detaches everything and waits for that.
 pub(super) struct Armory {
-    /// Orders to it: attach (`true`) or take away.
-    orders: Option<orders::Sender<bool>>,
+    /// Orders to it.
+    orders: Option<orders::Sender<Order>>,
     /// What became of them.
     done: mpsc::UnboundedReceiver<Armed>,
     /// The thread.
@@ -56,14 +75,10 @@ impl Drop for Armory {
 
 impl Armory {
     /// Hands over the programs, with the hot hooks that are to be attached on order.
-    pub(super) fn start(mut programs: Ebpf, hot: Vec<Hook>) -> Result<Self, Error> {
+    pub(super) fn start(mut programs: Ebpf, hot: Vec<Hook>, all: Vec<Hook>) -> Result<Self, Error> {
         let mut memory = Memory {
             sends: open_map(&mut programs, "TX")?,
-            calls: [
-                open_map(&mut programs, "SENDING")?,
-                open_map(&mut programs, "PUSHING")?,
-                open_map(&mut programs, "WAITING")?,
-            ],
+            pushes: open_map(&mut programs, "PUSHING")?,
         };
         let (orders, orders_taken) = orders::channel();
         let (tell, done) = mpsc::unbounded_channel();
@@ -75,7 +90,15 @@ impl Armory {
                 }
             }
             let mut links = Vec::new();
-            while let Ok(wanted) = orders_taken.recv() {
+            while let Ok(order) = orders_taken.recv() {
+                let wanted = match order {
+                    Order::Arm(wanted) => wanted,
+                    Order::Costs(answer) => {
+                        // Whoever asked may have stopped waiting.
+                        let _gone = answer.send(costs(&programs, &all));
+                        continue;
+                    }
+                };
                 let begun = Instant::now();
                 let failed = if wanted {
                     attach_all(&mut programs, &hot, &mut links)
@@ -108,9 +131,20 @@ impl Armory {
 
     /// Orders the hot hooks to be attached, or taken away.
     pub(super) fn order(&self, wanted: bool) {
+        self.send(Order::Arm(wanted));
+    }
+
+    /// Asks what the programs have cost so far.
+    pub(super) fn costs(&self) -> oneshot::Receiver<Vec<Cost>> {
+        let (answer, costs) = oneshot::channel();
+        self.send(Order::Costs(answer));
+        costs
+    }
+
+    fn send(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // The thread only ends with this.
-            let _ended = orders.send(wanted);
+            let _ended = orders.send(order);
         }
     }
 
@@ -149,6 +183,23 @@ fn detach_all(programs: &mut Ebpf, links: &mut Vec<(Hook, KProbeLinkId)>) {
     }
 }
 
+/// What the programs of these hooks have cost; nothing if the kernel does not count it.
+fn costs(programs: &Ebpf, hooks: &[Hook]) -> Vec<Cost> {
+    let cost = |&hook: &Hook| {
+        let info = programs.program(hook.program)?.info().ok()?;
+        Some(Cost {
+            hook: hook.to_string(),
+            runs: info.run_count(),
+            time: info.run_time(),
+        })
+    };
+    hooks
+        .iter()
+        .filter_map(cost)
+        .filter(|cost| cost.runs > 0)
+        .collect()
+}
+
 /// Has the kernel verify the program of a hook, unless it did.
 fn load(programs: &mut Ebpf, hook: Hook) -> Result<(), ProgramError> {
     match kprobe(programs, hook)?.load() {
@@ -176,17 +227,15 @@ fn kprobe(programs: &mut Ebpf, hook: Hook) -> Result<&mut KProbe, ProgramError> 
 struct Memory {
     /// Of each socket.
     sends: HashMap<MapData, u64, Opaque<{ size_of::<Tx>() }>>,
-    /// Of calls under way.
-    calls: [HashMap<MapData, u64, Opaque<16>>; 3],
+    /// Of pushes under way.
+    pushes: HashMap<MapData, u64, Opaque<16>>,
 }
 
 impl Memory {
     /// Forgets it.
     fn forget(&mut self) {
         clear(&mut self.sends);
-        for calls in &mut self.calls {
-            clear(calls);
-        }
+        clear(&mut self.pushes);
     }
 }
 

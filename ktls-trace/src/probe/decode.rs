@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use ktls_trace_common::event::{self, Header, Refused, Released, Resumed, Snapshot, known};
+use ktls_trace_common::event::{self, Header, Refused, Released, Snapshot, known};
 
 use super::release_path;
 use crate::{
@@ -51,14 +51,6 @@ pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
             key,
             hold: Box::new(hold(&read(bytes)?)),
         },
-        event::RESUMED => {
-            let record: Resumed = read(bytes)?;
-            What::Resumed {
-                key,
-                waited_ns: record.waited_ns,
-                result: record.ret,
-            }
-        }
         event::RELEASED => {
             let record: Released = read(bytes)?;
             let frames = usize::try_from(record.stack_bytes).unwrap_or(0) / size_of::<u64>();

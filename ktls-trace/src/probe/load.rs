@@ -11,9 +11,12 @@ use aya::{
 use aya_log::EbpfLogger;
 use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
 use log::Log;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+};
 
-use super::armory::{self, Armed, Armory};
+use super::armory::{self, Armed, Armory, Cost};
 use crate::kernel::plan::{Hook, Probes};
 
 /// The programs, built by `build.rs`.
@@ -89,6 +92,8 @@ pub struct Probe {
     armory: Armory,
     /// Events on their way to the user side.
     pub ring: AsyncFd<RingBuf<MapData>>,
+    /// Whether the ring can't be waited for; then it has to be looked at from time to time.
+    pub deaf: bool,
     /// The programs' counters.
     counters: PerCpuArray<MapData, u64>,
     /// Sockets under suspicion.
@@ -176,8 +181,9 @@ impl Probe {
             })?;
         let suspects = open_map(&mut programs, "SUSPECTS")?;
         let probe = Self {
-            armory: Armory::start(programs, later)?,
+            armory: Armory::start(programs, later, hooks.to_vec())?,
             ring,
+            deaf: false,
             counters,
             suspects: Suspects(suspects),
             log,
@@ -190,17 +196,26 @@ impl Probe {
         self.armory.order(wanted);
     }
 
+    /// Asks what the programs have cost so far; the answer may have to wait for an order that is being carried out.
+    pub fn costs(&self) -> oneshot::Receiver<Vec<Cost>> {
+        self.armory.costs()
+    }
+
     /// Waits until there is something to do.
     pub async fn stirs(&mut self) -> Stir {
         tokio::select! {
             Some(armed) = self.armory.done() => Stir::Armed(armed),
-            ready = self.ring.readable() => match ready {
+            ready = self.ring.readable(), if !self.deaf => match ready {
                 Ok(mut guard) => {
                     // Cleared before the ring is read, so that what comes meanwhile wakes again.
                     guard.clear_ready();
                     Stir::Records
                 }
-                Err(error) => Stir::Trouble(format!("the ring buffer can't be waited for: {error}")),
+                Err(error) => {
+                    self.deaf = true;
+                    let why = format!("the ring buffer can't be waited for, it is looked at once a second: {error}");
+                    Stir::Trouble(why)
+                }
             },
         }
     }

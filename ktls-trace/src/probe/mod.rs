@@ -5,7 +5,7 @@ mod decode;
 mod load;
 mod path;
 
-pub use armory::Armed;
+pub use armory::{Armed, Cost};
 pub use decode::{Decoded, decode};
 pub use load::{Attached, Error, Options, Probe, Stir, Suspects, Verified, verify};
 pub use path::release_path;
