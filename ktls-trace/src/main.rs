@@ -25,24 +25,36 @@ struct Command {
 enum Verb {
     Run(cli::run::Args),
     Replay(cli::replay::Args),
+    Status(cli::status::Args),
     Snapshot(cli::snapshot::Args),
     Repro(cli::repro::Args),
     Confirm(cli::confirm::Args),
     Doctor(cli::doctor::Args),
     Schema(cli::schema::Args),
+    Config(cli::config::Args),
+    Man(cli::manual::ManArgs),
+    Completions(cli::manual::CompletionsArgs),
 }
 
 fn main() -> ExitCode {
-    let Command { verbose, verb } = Command::parse();
+    let words = match cli::config::layered(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => return cli::cannot("run", &error),
+    };
+    let Command { verbose, verb } = Command::parse_from(words);
     log_to_stderr(verbose);
     match verb {
         Verb::Run(args) => cli::run::run(&args, verbose >= 2),
         Verb::Replay(args) => cli::replay::run(&args),
+        Verb::Status(args) => cli::status::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Repro(args) => cli::repro::run(&args),
         Verb::Confirm(args) => cli::confirm::run(&args, verbose >= 2),
         Verb::Doctor(args) => cli::doctor::run(&args),
         Verb::Schema(args) => cli::schema::run(&args),
+        Verb::Config(args) => cli::config::run(&args),
+        Verb::Man(args) => cli::manual::man(&args),
+        Verb::Completions(args) => cli::manual::completions(&args),
     }
 }
 

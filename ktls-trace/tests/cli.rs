@@ -237,3 +237,75 @@ fn the_findings_of_confirm_have_a_schema_too() {
         assert!(text.contains(&format!("\"{name}\"")), "{name} is missing");
     }
 }
+
+/// The threshold that a run goes by, in milliseconds.
+fn threshold_of(mut command: Command) -> f64 {
+    let output = command
+        .args(["--no-bpf", "--duration", "1ms", "--format", "jsonl"])
+        .output()
+        .expect("the binary runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let started: serde_json::Value =
+        serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    started["threshold_ms"].as_f64().expect("a number")
+}
+
+#[test]
+fn the_command_line_counts_for_more_than_the_environment_and_that_for_more_than_the_file() {
+    let file = std::env::temp_dir().join(format!("ktls-trace-layers-{}", std::process::id()));
+    std::fs::write(&file, "threshold = \"30ms\"\n").unwrap();
+    let run = |environment: Option<&str>, flag: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ktls-trace"));
+        command.arg("run").arg("--config").arg(&file);
+        command.env_remove("KTLS_TRACE_THRESHOLD");
+        command.envs(environment.map(|value| ("KTLS_TRACE_THRESHOLD", value)));
+        command.args(flag.into_iter().flat_map(|value| ["--threshold", value]));
+        threshold_of(command)
+    };
+    let layers = [
+        run(None, None),
+        run(Some("40ms"), None),
+        run(Some("40ms"), Some("50ms")),
+    ];
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(
+        layers.map(f64::to_bits),
+        [30.0, 40.0, 50.0].map(f64::to_bits)
+    );
+}
+
+#[test]
+fn a_file_that_is_wrong_is_named_with_line_and_column_by_run_and_by_check() {
+    let file = std::env::temp_dir().join(format!("ktls-trace-wrong-{}", std::process::id()));
+    std::fs::write(&file, "# fine\nthreshold = \"soon\"\n").unwrap();
+    let path = file.to_str().unwrap();
+    for arguments in [
+        &["run", "--config", path, "--no-bpf"][..],
+        &["config", "check", path],
+    ] {
+        let output = ktls_trace(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let line = only_line(&output);
+        assert!(line.contains(&format!("{path}:2:13: ")), "{line}");
+    }
+    std::fs::write(&file, "metrics-processes = 5\n").unwrap();
+    let output = ktls_trace(&["config", "check", path]);
+    assert_eq!(output.status.code(), Some(2), "it needs another option");
+    assert!(only_line(&output).contains("--metrics-listen"));
+    std::fs::write(&file, "metrics-listen = \"9190\"\n").unwrap();
+    assert!(ktls_trace(&["config", "check", path]).status.success());
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn manual_pages_and_completions_are_of_this_command_line() {
+    let page = ktls_trace(&["man"]);
+    assert!(page.status.success());
+    assert!(String::from_utf8_lossy(&page.stdout).contains("ktls\\-trace"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = ktls_trace(&["completions", shell]);
+        assert!(script.status.success(), "{shell}");
+        let text = String::from_utf8_lossy(&script.stdout).into_owned();
+        assert!(text.contains("metrics-listen"), "{shell}");
+    }
+}

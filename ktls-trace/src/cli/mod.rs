@@ -1,7 +1,9 @@
 //! One file for each verb, and nothing but argument reading and wiring.
 
+pub(crate) mod config;
 pub(crate) mod confirm;
 pub(crate) mod doctor;
+pub(crate) mod manual;
 pub(crate) mod output;
 pub(crate) mod replay;
 pub(crate) mod repro;
@@ -9,6 +11,7 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod sending;
 pub(crate) mod snapshot;
+pub(crate) mod status;
 pub(crate) mod units;
 
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use ktls_trace::export::{Error, Format, Lines};
+use ktls_trace::export::{Error, Format, Keeping, Lines};
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ enum FormatName {
 
 impl Output {
     /// Opens it.
-    pub(crate) fn lines(&self) -> Result<Lines, Error> {
+    pub(crate) fn lines(&self, keeping: Keeping) -> Result<Lines, Error> {
         let format = match self.format {
             FormatName::Text => Format::Text,
             FormatName::Jsonl => Format::JsonLines,
@@ -35,7 +35,7 @@ impl Output {
         if self.is_stdout() {
             Ok(Lines::stdout(format))
         } else {
-            Lines::file(&self.output, format)
+            Lines::file(&self.output, format, keeping)
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ktls_trace::{
-    export::Written,
+    export::{Keeping, Written},
     observe::recording::{Reader, Replayed, replay},
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             drop(file.set_len(0));
         }
     }
-    let mut lines = match args.output.lines() {
+    let mut lines = match args.output.lines(Keeping::default()) {
         Ok(lines) => lines,
         Err(error) => return cannot("replay", &error),
     };

@@ -6,9 +6,14 @@ use std::{
     time::Duration,
 };
 
+use anyhow::anyhow;
+use clap::ArgAction;
 use ktls_trace::{
     correlate,
-    kernel::{btf, namespaces::Which, netns, plan::Probes, without},
+    export::{
+        Address, Destination, Exports, Http, Journal, Keeping, Listening, Outlets, metrics::Metrics,
+    },
+    kernel::{self, btf, namespaces::Which, netns, plan::Probes, without},
     observe::recording::{self, Recorder},
     watch,
 };
@@ -22,14 +27,43 @@ use super::{
 
 /// Watch this host until stopped; report stalls
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Args {
+    /// Take options from this file (TOML, see `ktls-trace config default`), then from the environment as
+    /// `KTLS_TRACE_OPTION`, then from here
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
+    /// Begin a new output file when it has become longer than this; older ones are called FILE.1, FILE.2, …
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    output_rotate: Option<u64>,
+    /// How many older ones are kept
+    #[arg(long, default_value_t = 4, value_name = "NUMBER")]
+    output_keep: u32,
+    /// Have each event on the disk before the next is written (fdatasync)
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
+    output_sync: bool,
+    /// Also tell events to the journal of systemd, with their facts as fields
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
+    journal: bool,
+    /// Serve metrics, health, stalls and events over HTTP: ADDRESS:PORT, PORT on loopback, or unix:PATH (can be
+    /// repeated)
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Vec<Address>,
+    /// Count stalls by name of the process as well, for so many names at most; further ones are `other`
+    #[arg(
+        long,
+        default_value_t = 0,
+        requires = "metrics_listen",
+        value_name = "NUMBER"
+    )]
+    metrics_processes: usize,
     /// Record everything that is observed in this new file, for `ktls-trace replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Replace addresses and names in the recording (not in the events)
-    #[arg(long, requires = "record")]
+    #[arg(long, requires_if("true", "record"), action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
     anonymize: bool,
     /// End the recording, not the run, at about this length
     #[arg(long, requires = "record", default_value = "256M", value_name = "SIZE", value_parser = parse_size)]
@@ -53,7 +87,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "all", value_name = "all|self|PATH", value_parser = parse_netns)]
     netns: Which,
     /// Use no kernel hooks: ask `sock_diag` only
-    #[arg(long, conflicts_with_all = ["pid"])]
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
     no_bpf: bool,
     /// Which kernel hooks: `full` all, always; `auto` those on functions that run all the time only while there is a
     /// stall; `light` those never
@@ -87,6 +121,12 @@ impl From<ProbesArg> for Probes {
 
 /// Runs the daemon.
 pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
+    if args.no_bpf && args.pid.is_some() {
+        return cannot(
+            "run",
+            &"--pid needs the hooks, so it can't be used with --no-bpf",
+        );
+    }
     let options = match args.options(programs_log) {
         Ok(options) => options,
         Err(error) => return cannot("run", &error),
@@ -95,8 +135,8 @@ pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
         Ok(recorder) => recorder,
         Err(error) => return cannot("run", &error),
     };
-    let lines = match args.output.lines() {
-        Ok(lines) => lines,
+    let (exports, serves) = match args.exports() {
+        Ok(exports) => exports,
         Err(error) => return cannot("run", &error),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -106,8 +146,13 @@ pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot("run", &format_args!("cannot start: {error}")),
     };
-    let ready = |line: &str| eprintln!("ktls-trace: {line}");
-    match runtime.block_on(watch::run(options, lines, recorder, ready)) {
+    let ready = |line: &str| {
+        eprintln!("ktls-trace: {line}");
+        for address in serves {
+            eprintln!("ktls-trace: metrics, health, stalls and events at {address}");
+        }
+    };
+    match runtime.block_on(watch::run(options, exports, recorder, ready)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cannot("run", &error),
     }
@@ -120,6 +165,40 @@ impl Args {
             anonymize: self.anonymize,
             limit_bytes: self.record_limit,
         })
+    }
+
+    /// Everything that is told, and where it can be asked for.
+    fn exports(&self) -> anyhow::Result<(Exports, Vec<Address>)> {
+        let keeping = Keeping {
+            rotate_bytes: self.output_rotate,
+            old_files: self.output_keep,
+            sync: self.output_sync,
+        };
+        let lines = self.output.lines(keeping)?;
+        let mut destinations: Vec<Box<dyn Destination>> = vec![Box::new(lines)];
+        if self.journal {
+            destinations.push(Box::new(Journal::open()?));
+        }
+        let sockets = self
+            .metrics_listen
+            .iter()
+            .map(Listening::on)
+            .collect::<Result<Vec<_>, _>>()?;
+        let serves = sockets
+            .iter()
+            .map(|socket| socket.address().clone())
+            .collect();
+        let http = if sockets.is_empty() {
+            None
+        } else {
+            let release = kernel::facts::release();
+            let metrics = Metrics::new(&release, self.netns.clone(), self.metrics_processes);
+            let http = Http::start(sockets, metrics);
+            Some(http.map_err(|error| anyhow!("cannot start: {error}"))?)
+        };
+        let outlets =
+            Outlets::start(destinations).map_err(|error| anyhow!("cannot start: {error}"))?;
+        Ok((Exports { outlets, http }, serves))
     }
 
     fn options(&self, programs_log: bool) -> Result<watch::Options, netns::Error> {

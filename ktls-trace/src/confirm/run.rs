@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     correlate,
-    export::Lines,
+    export::Exports,
     kernel::{
         Facts, capabilities, namespaces::Which, plan::Probes, sysctl::Settings, without::Without,
     },
@@ -349,7 +349,7 @@ impl<'a> Confirmation<'a> {
         let watching = watch::run_within(
             self.facts.clone(),
             options,
-            Lines::nowhere(),
+            Exports::default(),
             control,
             |_| {
                 if evidence.borrow().mode.as_deref() == Some("hooks") {

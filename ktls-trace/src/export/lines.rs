@@ -3,11 +3,14 @@
 //! Lines are whole or not there: what a full disk cut short is taken back, and counted.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write as _},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, IsTerminal as _, Seek, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
+use super::Destination;
 use crate::{correlate::event::Event, report};
 
 /// In which form.
@@ -42,6 +45,17 @@ pub enum Written {
     ReaderGone,
 }
 
+/// How a file is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// Begin a new file when this one has become longer than so many bytes.
+    pub rotate_bytes: Option<u64>,
+    /// How many old ones are kept, as `FILE.1` (the youngest), `FILE.2` and so on.
+    pub old_files: u32,
+    /// Whether each event is on the disk (`fdatasync`) before the next is written.
+    pub sync: bool,
+}
+
 /// An output.
 #[derive(Debug)]
 pub struct Lines {
@@ -49,8 +63,6 @@ pub struct Lines {
     format: Format,
     /// The file, or stdout.
     target: Target,
-    /// Events lost so far.
-    lost: u64,
     /// Whether the last event was lost.
     failing: bool,
 }
@@ -58,31 +70,48 @@ pub struct Lines {
 /// Where lines go.
 #[derive(Debug)]
 enum Target {
-    /// Nowhere: whoever runs the daemon listens itself.
-    Nowhere,
-    /// Standard output.
-    Stdout,
-    /// A file, with its path for when it is opened anew.
-    File(File, PathBuf),
+    /// Standard output, and whether it shows colours.
+    Stdout(bool),
+    /// A file.
+    File(Kept),
+}
+
+/// A file that is kept in a certain way.
+#[derive(Debug)]
+struct Kept {
+    /// The file.
+    file: File,
+    /// Where it is, for when it is opened anew.
+    path: PathBuf,
+    /// How.
+    keeping: Keeping,
+    /// Whether the last attempt to begin a new one failed.
+    stuck: bool,
+}
+
+impl Destination for Lines {
+    fn place(&self) -> &'static str {
+        "output"
+    }
+
+    fn write(&mut self, event: &Event) -> Written {
+        Self::write(self, event)
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        Self::reopen(self).map_err(|error| error.to_string())
+    }
 }
 
 impl Lines {
-    /// Lines that nobody wants.
-    pub fn nowhere() -> Self {
-        Self {
-            format: Format::Text,
-            target: Target::Nowhere,
-            lost: 0,
-            failing: false,
-        }
-    }
-
-    /// Lines to standard output.
+    /// Lines to standard output, with colours if a terminal shows them (and `NO_COLOR` is not set).
     pub fn stdout(format: Format) -> Self {
+        let colours = format == Format::Text
+            && io::stdout().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self {
             format,
-            target: Target::Stdout,
-            lost: 0,
+            target: Target::Stdout(colours),
             failing: false,
         }
     }
@@ -92,12 +121,16 @@ impl Lines {
     /// # Errors
     ///
     /// If the file can't be opened for writing.
-    pub fn file(path: &Path, format: Format) -> Result<Self, Error> {
-        let target = Target::File(open(path)?, path.to_owned());
+    pub fn file(path: &Path, format: Format, keeping: Keeping) -> Result<Self, Error> {
+        let kept = Kept {
+            file: open(path)?,
+            path: path.to_owned(),
+            keeping,
+            stuck: false,
+        };
         Ok(Self {
             format,
-            target,
-            lost: 0,
+            target: Target::File(kept),
             failing: false,
         })
     }
@@ -108,34 +141,31 @@ impl Lines {
     ///
     /// If that fails; the old file stays in use.
     pub fn reopen(&mut self) -> Result<(), Error> {
-        if let Target::File(file, path) = &mut self.target {
-            *file = open(path)?;
+        if let Target::File(kept) = &mut self.target {
+            kept.file = open(&kept.path)?;
         }
         Ok(())
-    }
-
-    /// Events lost so far because they could not be written.
-    pub fn lost(&self) -> u64 {
-        self.lost
     }
 
     /// Writes an event.
     pub fn write(&mut self, event: &Event) -> Written {
         let text = match self.format {
-            Format::Text => Ok(report::text::event(event)),
+            Format::Text => Ok(match self.target {
+                Target::Stdout(true) => report::text::coloured(event),
+                Target::Stdout(false) | Target::File(_) => report::text::event(event),
+            }),
             Format::JsonLines => serde_json::to_string(event).map(|line| line + "\n"),
         };
         let written = text
             .map_err(io::Error::from)
             .and_then(|text| match &mut self.target {
-                Target::Nowhere => Ok(()),
-                Target::Stdout => {
+                Target::Stdout(_) => {
                     let mut stdout = io::stdout().lock();
                     stdout
                         .write_all(text.as_bytes())
                         .and_then(|()| stdout.flush())
                 }
-                Target::File(file, _) => append(file, text.as_bytes()),
+                Target::File(kept) => kept.append(text.as_bytes()),
             });
         match written {
             Ok(()) => {
@@ -144,16 +174,13 @@ impl Lines {
             }
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Written::ReaderGone,
             Err(error) => {
-                self.lost += 1;
                 if std::mem::replace(&mut self.failing, true) {
                     Written::StillLost
                 } else {
                     Written::Lost(match &self.target {
-                        Target::Nowhere | Target::Stdout => {
-                            format!("cannot write to stdout: {error}")
-                        }
-                        Target::File(_, path) => {
-                            format!("cannot write to {}: {error}", path.display())
+                        Target::Stdout(_) => format!("cannot write to stdout: {error}"),
+                        Target::File(kept) => {
+                            format!("cannot write to {}: {error}", kept.path.display())
                         }
                     })
                 }
@@ -162,16 +189,93 @@ impl Lines {
     }
 }
 
-/// Opens a file for appending.
+impl Kept {
+    /// Appends a line, and begins a new file if this one has become too long.
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        append(&mut self.file, line)?;
+        if self.keeping.sync {
+            // What is no file has no disk.
+            match self.file.sync_data() {
+                Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if let Some(limit) = self.keeping.rotate_bytes
+            && self
+                .file
+                .metadata()
+                .is_ok_and(|file| file.is_file() && file.len() > limit)
+        {
+            let begun = self.begin_new();
+            if let Err(error) = &begun
+                && !self.stuck
+            {
+                let path = self.path.display();
+                tracing::error!(
+                    "{path}: no new file can be begun, going on with this one: {error}"
+                );
+            }
+            self.stuck = begun.is_err();
+        }
+        Ok(())
+    }
+
+    /// Moves this file and the older ones one number on, and begins a new one.
+    fn begin_new(&mut self) -> io::Result<()> {
+        let old = self.keeping.old_files;
+        for number in (1..old).rev() {
+            match fs::rename(self.numbered(number), self.numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if old == 0 {
+            fs::remove_file(&self.path)?;
+        } else {
+            fs::rename(&self.path, self.numbered(1))?;
+        }
+        self.file = open(&self.path).map_err(|error| error.source)?;
+        Ok(())
+    }
+
+    /// The path of an old file.
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut path = OsString::from(&self.path);
+        path.push(format!(".{number}"));
+        path.into()
+    }
+}
+
+/// Opens a file for appending. A line that was cut short when its writer was killed is ended, so that it does not spoil
+/// the next one.
 fn open(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened
+        .and_then(|mut file| {
+            if file.metadata()?.is_file() && ends_within_a_line(path)? {
+                file.write_all(b"\n")?;
+            }
+            Ok(file)
+        })
         .map_err(|source| Error {
             path: path.to_owned(),
             source,
         })
+}
+
+/// Whether the last byte of a file is not the end of a line. One that may not be read is taken for whole.
+fn ends_within_a_line(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let Some(last) = file.metadata()?.len().checked_sub(1) else {
+        return Ok(false);
+    };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
 }
 
 /// Appends all of it or nothing.
@@ -199,33 +303,107 @@ mod tests {
         Event::new(Name::Lost, 0, Body::Lost(lost))
     }
 
+    fn lines(path: &Path, keeping: Keeping) -> Lines {
+        Lines::file(path, Format::JsonLines, keeping).unwrap()
+    }
+
+    /// A fresh folder.
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir();
+        let folder = folder.join(format!("ktls-trace-lines-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
-        let error = Lines::file(Path::new("/nonexistent/x"), Format::Text).unwrap_err();
+        let error = Lines::file(
+            Path::new("/nonexistent/x"),
+            Format::Text,
+            Keeping::default(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("/nonexistent/x"), "{error}");
     }
 
     #[test]
     fn a_full_disk_loses_whole_lines_and_says_so_once() {
-        let mut lines = Lines::file(Path::new("/dev/full"), Format::JsonLines).unwrap();
+        let mut lines = lines(Path::new("/dev/full"), Keeping::default());
         assert!(matches!(lines.write(&event()), Written::Lost(why) if why.contains("/dev/full")));
         assert!(matches!(lines.write(&event()), Written::StillLost));
-        assert_eq!(lines.lost(), 2);
     }
 
     #[test]
     fn a_file_that_was_moved_away_is_opened_anew() {
-        let folder = std::env::temp_dir().join(format!("ktls-trace-lines-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = folder("moved");
         let (path, moved) = (folder.join("events"), folder.join("events.1"));
-        let mut lines = Lines::file(&path, Format::JsonLines).unwrap();
+        let mut lines = lines(&path, Keeping::default());
         assert!(matches!(lines.write(&event()), Written::Yes));
-        std::fs::rename(&path, &moved).unwrap();
+        fs::rename(&path, &moved).unwrap();
         lines.reopen().unwrap();
         assert!(matches!(lines.write(&event()), Written::Yes));
         for file in [&path, &moved] {
-            assert_eq!(std::fs::read_to_string(file).unwrap().lines().count(), 1);
+            assert_eq!(fs::read_to_string(file).unwrap().lines().count(), 1);
         }
-        std::fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_has_become_too_long_is_put_away_and_so_many_are_kept() {
+        let folder = folder("rotated");
+        let path = folder.join("events");
+        let keeping = Keeping {
+            rotate_bytes: Some(300),
+            old_files: 2,
+            sync: true,
+        };
+        let mut lines = lines(&path, keeping);
+        for _ in 0..20 {
+            assert!(matches!(lines.write(&event()), Written::Yes));
+        }
+        let mut names: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["events", "events.1", "events.2"]);
+        for name in ["events.1", "events.2"] {
+            let text = fs::read_to_string(folder.join(name)).unwrap();
+            assert!(text.len() > 300 && text.ends_with("}\n"), "{text}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn if_no_new_file_can_be_begun_the_old_one_goes_on() {
+        let folder = folder("stuck");
+        let path = folder.join("events");
+        // A folder can't be replaced by a file.
+        fs::create_dir_all(folder.join("events.1/x")).unwrap();
+        let keeping = Keeping {
+            rotate_bytes: Some(1),
+            old_files: 1,
+            sync: false,
+        };
+        let mut lines = lines(&path, keeping);
+        for _ in 0..3 {
+            assert!(matches!(lines.write(&event()), Written::Yes));
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+        let folder = folder("cut");
+        let path = folder.join("events");
+        fs::write(&path, "{\"whole\":1}\n{\"cut").unwrap();
+        let mut lines = lines(&path, Keeping::default());
+        assert!(matches!(lines.write(&event()), Written::Yes));
+        let text = fs::read_to_string(&path).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.starts_with("{\"schema\""), "{text}");
+        assert_eq!(text.lines().count(), 3);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

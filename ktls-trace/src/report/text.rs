@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use anstyle::AnsiColor;
+
 use super::name;
 use crate::correlate::{
     event::{Body, Cadence, Ended, Event, Lost, Name, Probes, Stall, Started, Stopped},
@@ -19,7 +21,53 @@ macro_rules! add {
 pub fn event(event: &Event) -> String {
     // The time of day; the date is the reader's own.
     let clock = event.time.get(11..23).unwrap_or(&event.time);
-    let body = match &event.body {
+    let mut text = String::new();
+    for (number, line) in body(event).lines().enumerate() {
+        if number == 0 {
+            add!(text, "{clock}  {line}\n");
+        } else {
+            add!(text, "              {line}\n");
+        }
+    }
+    text
+}
+
+/// The same with its first word in colour.
+pub fn coloured(event: &Event) -> String {
+    let colour = match (&event.body, event.event) {
+        (Body::Stall(_), Name::StallClosed) => AnsiColor::Green,
+        (Body::Stall(stall), _) if stall.verdict == Verdict::CorkedCompletedRecord => {
+            AnsiColor::Red
+        }
+        (Body::Stall(_) | Body::Lost(_), _) => AnsiColor::Yellow,
+        (Body::Started(_) | Body::Probes(_) | Body::Stopped(_), _) => AnsiColor::Cyan,
+    };
+    let style = colour.on_default().bold();
+    let text = self::event(event);
+    // After the time.
+    let word = text
+        .split("  ")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap_or_default()
+        .to_owned();
+    text.replacen(&word, &format!("{style}{word}{style:#}"), 1)
+}
+
+/// The event in one line without its time: of a stall who, where and what; of anything else all.
+pub fn headline(event: &Event) -> String {
+    let lines = match &event.body {
+        Body::Stall(_) => 2,
+        _ => usize::MAX,
+    };
+    let body = body(event);
+    let words = body.lines().take(lines).flat_map(str::split_whitespace);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What is told, without the time.
+fn body(event: &Event) -> String {
+    match &event.body {
         Body::Stall(details) => stall(event.event, details),
         Body::Started(details) => started(details),
         Body::Probes(Probes {
@@ -39,16 +87,7 @@ pub fn event(event: &Event) -> String {
             format!("LOST    {count} at {place} ({total} since the start): some facts are missing")
         }
         Body::Stopped(details) => stopped(details),
-    };
-    let mut text = String::new();
-    for (number, line) in body.lines().enumerate() {
-        if number == 0 {
-            add!(text, "{clock}  {line}\n");
-        } else {
-            add!(text, "              {line}\n");
-        }
     }
-    text
 }
 
 /// What can't be seen, a line each.

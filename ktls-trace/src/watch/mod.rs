@@ -2,10 +2,13 @@
 
 pub(crate) mod clock;
 mod control;
+mod hooks;
 mod memory;
 mod poller;
 pub(crate) mod process;
+mod service;
 mod session;
+mod tell;
 
 pub use control::{Control, Seen};
 pub(crate) use poller::sample_of;

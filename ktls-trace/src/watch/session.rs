@@ -1,42 +1,34 @@
 //! One run of the daemon, from looking at the kernel to the last event.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     time::Duration,
 };
 
-use ktls_trace_common::{counter, filter::Filter};
+use ktls_trace_common::filter::Filter;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
 };
 
 use super::{
-    clock, memory,
+    clock,
+    hooks::{Calm, Mode, observe_how, stirs},
+    memory,
     poller::{Answer, Poller},
     process,
+    service::Manager,
 };
 use crate::{
-    correlate::{
-        self, Correlator, Output,
-        event::{self, Body, Event, Lost, Name, Started, Stopped},
-    },
-    export::{Lines, Written},
-    kernel::{
-        Facts, Plan, capabilities,
-        modules::{self, Tls},
-        namespaces::Which,
-        netns,
-        plan::{Choice, Hook, Observable, Probes},
-        symbols::Symbols,
-        without::Without,
-    },
+    correlate::{self, Correlator, Output},
+    export::{Exports, Report, Wish},
+    kernel::{Facts, Plan, modules, namespaces::Which, netns, plan::Probes, without::Without},
     observe::{
         Observation, SocketKey, What,
         recording::{KernelFacts, Recorder},
     },
-    probe::{self, Armed, Attached, Probe, Stir},
+    probe::{self, Stir},
     watch::{Control, Seen},
 };
 
@@ -46,9 +38,6 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_EVERY: Duration = Duration::from_secs(10);
-/// How long the hot hooks stay after the last stall has ended.
-const ARMED_FOR: Duration = Duration::from_secs(10);
-
 /// What a run goes by.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -75,7 +64,7 @@ pub struct Options {
 impl Options {
     /// Which hooks are attached, and when. A timer knows a socket's process only by the send hooks, and without
     /// the release hook `sock_diag` has to say whether bytes are still held: then all are needed.
-    fn probes(&self) -> Probes {
+    pub(super) fn probes(&self) -> Probes {
         let needs_all = self.filter.tgid != 0 || self.without.sock_diag;
         if self.probes == Probes::Auto && needs_all {
             Probes::Full
@@ -101,77 +90,37 @@ pub enum Error {
     },
 }
 
-/// How the kernel is observed now.
-enum Mode {
-    /// With hooks.
-    Hooks(Box<Hooks>),
-    /// Not yet: the hooks wait for kernel TLS.
-    WaitingForTls,
-    /// By asking `sock_diag` only, for this reason.
-    Polling(String),
-}
-
-/// The hooks at work.
-struct Hooks {
-    /// The programs.
-    probe: Probe,
-    /// What is attached and what is not.
-    attached: Attached,
-    /// The functions, to read stacks by.
-    symbols: Symbols,
-    /// Sockets under suspicion: their address and generation in the kernel's table.
-    suspects: HashMap<SocketKey, (u64, u64)>,
-    /// Whether the hot hooks were ordered to be attached.
-    armed: bool,
-}
-
-impl Hooks {
-    /// Whether everything that an observation takes is attached.
-    fn serve(&self, choice: &Choice) -> bool {
-        let attached = |hook: &Hook| self.attached.hooks.contains(hook);
-        !choice.hooks.is_empty() && choice.hooks.iter().all(attached)
-    }
-
-    /// Whether that is so, or will be as soon as there is a stall.
-    fn would_serve(&self, choice: &Choice, probes: Probes) -> bool {
-        let failed = |hook: &Hook| self.attached.failed.iter().any(|(other, _)| other == hook);
-        let waits = |hook: &Hook| probes == Probes::Auto && hook.hot && !failed(hook);
-        let would = |hook: &Hook| self.attached.hooks.contains(hook) || waits(hook);
-        !choice.hooks.is_empty() && choice.hooks.iter().all(would)
-    }
-}
-
 /// Everything a run works with.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     /// Who else listens, who ends it, and who records.
-    control: Control<'a>,
+    pub(super) control: Control<'a>,
     /// What it goes by.
-    options: Options,
+    pub(super) options: Options,
     /// How it sees.
-    mode: Mode,
+    pub(super) mode: Mode,
     /// What the kernel offers.
-    plan: Plan,
+    pub(super) plan: Plan,
     /// Joins what is seen.
-    correlator: Correlator,
+    pub(super) correlator: Correlator,
     /// Asks `sock_diag`.
-    poller: Poller,
+    pub(super) poller: Poller,
     /// Where events go.
-    lines: Lines,
+    pub(super) exports: Exports,
     /// Sockets whose process was looked up.
-    named: HashSet<(SocketKey, u32)>,
+    pub(super) named: HashSet<(SocketKey, u32)>,
     /// Losses told so far.
-    lost: BTreeMap<&'static str, u64>,
+    pub(super) lost: BTreeMap<&'static str, u64>,
     /// Questions to `sock_diag` that failed and were not told yet.
-    unanswered: u64,
+    pub(super) unanswered: u64,
     /// The reader of the output is gone.
-    reader_gone: bool,
-    /// Episodes that are open.
-    open: u64,
-    /// When the last one was closed.
-    calm_since: Instant,
+    pub(super) reader_gone: bool,
+    /// Since when there is nothing for the hot hooks to do.
+    pub(super) calm: Calm,
+    /// Who started it as a service.
+    pub(super) manager: Manager,
 }
 
-/// Observes until stopped, writes what it finds to `lines`, and records what led to it if that is
+/// Observes until stopped, tells what it finds to `exports`, and records what led to it if that is
 /// wanted. `ready` is called once with a line that says how the kernel is observed.
 ///
 /// # Errors
@@ -179,7 +128,7 @@ struct Session<'a> {
 /// If nothing can be observed at all.
 pub async fn run(
     options: Options,
-    lines: Lines,
+    exports: Exports,
     recorder: Option<Recorder>,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
@@ -192,7 +141,7 @@ pub async fn run(
         recorder,
         ..Control::default()
     };
-    run_within(facts, options, lines, control, ready).await
+    run_within(facts, options, exports, control, ready).await
 }
 
 /// As [`run`], for a caller in the same process, who has looked at the kernel already, listens to
@@ -204,7 +153,7 @@ pub async fn run(
 pub async fn run_within(
     facts: Facts,
     options: Options,
-    lines: Lines,
+    exports: Exports,
     mut control: Control<'_>,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
@@ -237,13 +186,13 @@ pub async fn run_within(
         mode,
         plan,
         poller,
-        lines,
+        exports,
         named: HashSet::new(),
         lost: BTreeMap::new(),
         unanswered: 0,
         reader_gone: false,
-        open: 0,
-        calm_since: Instant::now(),
+        calm: Calm::default(),
+        manager: Manager::find(),
     };
     session.note_clock();
     session.tell_start(&facts.release);
@@ -258,6 +207,8 @@ pub async fn run_within(
         session.poller.dump_once();
     }
     ready(&session.ready_line());
+    let status = session.status();
+    session.manager.ready(&status);
     drop(facts);
     memory::give_back();
     session.watch(&mut signals).await;
@@ -271,54 +222,6 @@ fn start_poller(options: &Options, mode: &Mode) -> Result<Poller, String> {
         return Err("not wanted (--without sock_diag)".to_owned());
     }
     Poller::start(options, matches!(mode, Mode::Polling(_))).map_err(|error| error.to_string())
-}
-
-/// Chooses how to observe, and attaches.
-fn observe_how(options: &Options, facts: &Facts, plan: &Plan) -> Mode {
-    if options.no_bpf {
-        return Mode::Polling("hooks are not wanted (--no-bpf)".to_owned());
-    }
-    if let Some(obstacle) = &plan.obstacle {
-        return Mode::Polling(obstacle.to_string());
-    }
-    if facts.tls == Tls::NotLoaded {
-        return Mode::WaitingForTls;
-    }
-    match attach(options, facts, plan) {
-        Ok(hooks) => Mode::Hooks(Box::new(hooks)),
-        Err(error) => Mode::Polling(match capabilities::missing() {
-            missing if missing.is_empty() => error.to_string(),
-            missing => format!("{error} (missing {})", missing.join(", ")),
-        }),
-    }
-}
-
-/// Loads the programs and attaches them.
-fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe::Error> {
-    let layout = facts
-        .layout
-        .as_ref()
-        .map_or(ktls_trace_common::layout::Layout::ABSENT, |resolved| {
-            resolved.layout
-        });
-    let probe_options = probe::Options {
-        layout,
-        filter: options.filter,
-        probes: options.probes(),
-        log: options.programs_log,
-    };
-    let (probe, attached) = Probe::load(&plan.hooks(), &probe_options)?;
-    for (hook, error) in &attached.failed {
-        tracing::warn!("{} can't be hooked: {error}", hook.symbol);
-    }
-    let symbols = facts.symbols.clone().unwrap_or_default();
-    Ok(Hooks {
-        probe,
-        attached,
-        symbols,
-        suspects: HashMap::new(),
-        armed: false,
-    })
 }
 
 /// The signals that a run listens to.
@@ -357,7 +260,7 @@ impl Session<'_> {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
                 () = self.control.stop.notified() => break,
-                _ = signals.hangup.recv() => self.reopen(),
+                _ = signals.hangup.recv() => self.exports.outlets.reopen(),
                 () = at(end) => break,
                 () = at(deadline) => {
                     // What the hooks saw before comes first: it may have settled what is due.
@@ -376,6 +279,7 @@ impl Session<'_> {
                     self.drain();
                     self.answered(answer);
                 }
+                wish = self.exports.wish() => self.grant(wish),
                 () = sleep_until(housekeeping) => {
                     if clock <= housekeeping {
                         self.note_clock();
@@ -389,7 +293,7 @@ impl Session<'_> {
     }
 
     /// Hands an observation of this moment to the correlator.
-    fn observe(&mut self, what: What) {
+    pub(super) fn observe(&mut self, what: What) {
         self.take(&Observation {
             at_ns: clock::monotonic_ns(),
             what,
@@ -408,12 +312,13 @@ impl Session<'_> {
     }
 
     /// Does what the correlator wants.
-    fn act(&mut self, output: Output) {
+    pub(super) fn act(&mut self, output: Output) {
         match output {
             Output::Event(event) => {
                 self.write(&event);
                 self.count_open(event.event);
             }
+            Output::HoldEnded(hold) => self.exports.hold_ended(&hold),
             Output::Poll(poll) => self.poller.ask(poll),
             Output::Forget(key) => {
                 self.named.retain(|&(named, _)| named != key);
@@ -426,67 +331,8 @@ impl Session<'_> {
         }
     }
 
-    /// Has the hot hooks attached when the first stall is opened.
-    fn count_open(&mut self, name: Name) {
-        match name {
-            Name::StallOpened => self.open += 1,
-            Name::StallClosed => {
-                self.open = self.open.saturating_sub(1);
-                self.calm_since = Instant::now();
-            }
-            _ => return,
-        }
-        if self.open > 0 {
-            self.arm(true);
-        }
-    }
-
-    /// Orders the hot hooks to be attached, or taken away, if that is left to the daemon.
-    fn arm(&mut self, wanted: bool) {
-        if self.options.probes() == Probes::Auto
-            && let Mode::Hooks(hooks) = &mut self.mode
-            && hooks.armed != wanted
-        {
-            hooks.armed = wanted;
-            hooks.probe.arm(wanted);
-        }
-    }
-
-    /// Tells what became of such an order.
-    fn armed(&mut self, armed: Armed) {
-        let Mode::Hooks(hooks) = &mut self.mode else {
-            return;
-        };
-        let Armed {
-            wanted,
-            hooks: hot,
-            failed,
-            took,
-        } = armed;
-        for (hook, error) in failed {
-            tracing::warn!("{hook} can't be hooked: {error}");
-            let known = &mut hooks.attached.failed;
-            if !known.iter().any(|(other, _)| *other == hook) {
-                known.push((hook, error));
-            }
-        }
-        hooks.attached.hooks.retain(|hook| !hook.hot);
-        hooks.attached.hooks.extend(hot);
-        let took = took.as_millis();
-        let reason = if wanted && self.poller.asks() {
-            format!("a stall was opened; attaching took {took} ms")
-        } else if wanted {
-            format!("sock_diag can't be asked; attaching took {took} ms")
-        } else {
-            let calm = ARMED_FOR.as_secs();
-            format!("no stall for {calm} s; detaching took {took} ms")
-        };
-        self.tell_correlator_of_hooks();
-        self.tell_probes(reason);
-    }
-
     /// Takes everything that waits in the ring buffer.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         loop {
             let Mode::Hooks(hooks) = &mut self.mode else {
                 return;
@@ -579,8 +425,15 @@ impl Session<'_> {
     }
 
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
-    fn keep_house(&mut self) {
+    pub(super) fn keep_house(&mut self) {
+        let status = self.status();
+        self.manager.alive(&status);
         self.tend_recording();
+        if let Mode::Hooks(hooks) = &self.mode
+            && hooks.probe.deaf
+        {
+            self.drain();
+        }
         if self.unanswered > 0 {
             let count = std::mem::take(&mut self.unanswered);
             self.tell_lost("sock-diag", count);
@@ -596,10 +449,7 @@ impl Session<'_> {
                         self.tell_lost(place, total - told);
                     }
                 }
-                let calm = self.open == 0 && self.calm_since.elapsed() >= ARMED_FOR;
-                if calm && self.poller.asks() {
-                    self.arm(false);
-                }
+                self.disarm_when_calm();
             }
             Mode::WaitingForTls if modules::tls_is_loaded() => self.tls_appeared(),
             Mode::WaitingForTls | Mode::Polling(_) => {}
@@ -607,234 +457,23 @@ impl Session<'_> {
     }
 
     /// Has what was recorded written, and tells if that does not go on.
-    fn tend_recording(&mut self) {
+    pub(super) fn tend_recording(&mut self) {
         if let Some(trouble) = self.control.recorder.as_mut().and_then(Recorder::tend) {
             tracing::error!("{}", trouble.why);
             self.tell_lost("recording", trouble.missed);
         }
     }
 
-    /// Attaches, now that kernel TLS is there.
-    fn tls_appeared(&mut self) {
-        let facts = Facts::gather_from(&self.options.btf, &self.options.without);
-        self.plan = Plan::new(&facts, &self.options.without.functions);
-        self.mode = observe_how(&self.options, &facts, &self.plan);
-        if let Some(recorder) = &mut self.control.recorder {
-            recorder.kernel(KernelFacts::new(&facts, &self.plan));
-        }
-        let reason = match &self.mode {
-            Mode::Hooks(_) | Mode::WaitingForTls => "kernel TLS was loaded".to_owned(),
-            Mode::Polling(why) => {
-                self.poller.dump_from_now_on();
-                format!("kernel TLS was loaded, but hooks can't be used: {why}")
+    /// Does what exports want.
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Report(Report::Trouble(why)) => tracing::error!("{why}"),
+            // Nobody reads the output any more: then nobody wants the run.
+            Wish::Report(Report::ReaderGone(_)) => self.reader_gone = true,
+            Wish::Asked(asked) => {
+                // Whoever asked may have gone.
+                let _gone = asked.send(self.answer());
             }
-        };
-        self.tell_correlator_of_hooks();
-        self.tell_probes(reason);
-    }
-
-    /// Tells that other hooks are attached than before.
-    fn tell_probes(&mut self, reason: String) {
-        let body = event::Probes {
-            reason,
-            hooks: self.hooks(),
-            cannot_see: self.cannot_see(),
-        };
-        self.tell(Name::ProbesChanged, Body::Probes(body));
-    }
-
-    /// Tells the correlator what the hooks can see.
-    fn tell_correlator_of_hooks(&mut self) {
-        if let Mode::Hooks(hooks) = &self.mode {
-            let release = |choice: &&Choice| choice.observable == Observable::Release;
-            let choice = self.plan.choices.iter().find(release);
-            let see_releases = choice.is_some_and(|choice| hooks.serve(choice));
-            self.observe(What::Hooks { see_releases });
-        }
-    }
-
-    /// Opens the output anew (SIGHUP).
-    fn reopen(&mut self) {
-        if let Err(error) = self.lines.reopen() {
-            tracing::error!("{error}; going on with the old file");
-        }
-    }
-
-    /// Closes every episode and says goodbye.
-    fn stop(&mut self) {
-        if matches!(self.mode, Mode::Hooks(_)) {
-            self.drain();
-            self.keep_house();
-        }
-        let at_ns = clock::monotonic_ns();
-        if let Some(recorder) = &mut self.control.recorder {
-            recorder.finished(at_ns);
-        }
-        for output in self.correlator.finish(at_ns) {
-            self.act(output);
-        }
-        self.tend_recording();
-        let counter = |slot| match &self.mode {
-            Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
-            Mode::WaitingForTls | Mode::Polling(_) => None,
-        };
-        // What the hot hooks counted is not all, unless they were always there.
-        let all = self.options.probes() == Probes::Full;
-        let sends = |slot| counter(slot).filter(|_| all);
-        let mut lost: BTreeMap<String, u64> = self
-            .lost
-            .iter()
-            .map(|(&place, &count)| (place.to_owned(), count))
-            .collect();
-        let counters: Vec<_> = (0..counter::SLOTS).map(counter).collect();
-        if self.lines.lost() > 0 {
-            lost.insert("output".to_owned(), self.lines.lost());
-        }
-        if let Some(missed) = self.control.recorder.as_ref().map(Recorder::missed)
-            && missed > 0
-        {
-            lost.insert("recording".to_owned(), missed);
-        }
-        let stopped = Stopped {
-            stalls: self.correlator.stalls(),
-            refused: counter(counter::REFUSED),
-            back_pressure: counter(counter::BACK_PRESSURE),
-            records: sends(counter::RECORDS),
-            records_with_msg_more: sends(counter::RECORDS_MORE),
-            lost,
-        };
-        (self.control.listen)(Seen::Counters(&counters));
-        self.tell(Name::Stopped, Body::Stopped(stopped));
-        if let Some(why) = self.control.recorder.take().and_then(Recorder::close) {
-            tracing::error!("{why}");
-        }
-    }
-
-    /// Tells of losses.
-    fn tell_lost(&mut self, place: &'static str, count: u64) {
-        let total = self.lost.entry(place).or_insert(0);
-        *total += count;
-        let body = Lost {
-            place: place.to_owned(),
-            count,
-            total: *total,
-        };
-        self.tell(Name::Lost, Body::Lost(body));
-    }
-
-    /// Tells how the run begins.
-    fn tell_start(&mut self, release: &str) {
-        let mode = match &self.mode {
-            Mode::Hooks(_) => "hooks",
-            Mode::WaitingForTls => "waiting-for-tls",
-            Mode::Polling(_) => "polling",
-        };
-        let body = Started {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: release.to_owned(),
-            mode: mode.to_owned(),
-            probes: match &self.mode {
-                Mode::Hooks(_) | Mode::WaitingForTls => {
-                    Some(self.options.probes().name().to_owned())
-                }
-                Mode::Polling(_) => None,
-            },
-            threshold_ms: milliseconds(self.options.correlate.threshold_ns),
-            poll_interval_ms: milliseconds(self.options.correlate.poll_interval_ns),
-            hooks: self.hooks(),
-            cannot_see: self.cannot_see(),
-        };
-        self.tell(Name::Started, Body::Started(body));
-    }
-
-    /// Writes an event of this moment.
-    fn tell(&mut self, name: Name, body: Body) {
-        let unix_ns = self.correlator.unix_ns(clock::monotonic_ns());
-        if let Some(recorder) = &mut self.control.recorder {
-            recorder.told(unix_ns, &body);
-        }
-        self.write(&Event::new(name, unix_ns, body));
-    }
-
-    /// Writes an event.
-    fn write(&mut self, event: &Event) {
-        (self.control.listen)(Seen::Event(event));
-        match self.lines.write(event) {
-            Written::Yes | Written::StillLost => {}
-            Written::Lost(why) => {
-                tracing::error!("{why}; events are lost until it works again");
-            }
-            Written::ReaderGone => self.reader_gone = true,
-        }
-    }
-
-    /// The attached hooks, by name.
-    fn hooks(&self) -> Vec<String> {
-        let Mode::Hooks(hooks) = &self.mode else {
-            return Vec::new();
-        };
-        hooks.attached.hooks.iter().map(Hook::to_string).collect()
-    }
-
-    /// What can't be seen, in words.
-    fn cannot_see(&self) -> Vec<String> {
-        match &self.mode {
-            Mode::WaitingForTls => Vec::new(),
-            Mode::Polling(why) => {
-                let mut lines = vec![
-                    format!("no hooks: {why}"),
-                    "sock_diag alone can't see flags, corks or gates: a corked record is reported \
-                     as unknown"
-                        .to_owned(),
-                ];
-                if capabilities::missing().contains(&"CAP_NET_ADMIN") {
-                    lines.push(
-                        "without CAP_NET_ADMIN most kernels don't say which sockets use TLS: then \
-                         none is looked at"
-                            .to_owned(),
-                    );
-                }
-                lines
-            }
-            Mode::Hooks(hooks) => {
-                let lost = self
-                    .plan
-                    .choices
-                    .iter()
-                    .filter(|choice| !hooks.would_serve(choice, self.options.probes()));
-                let mut lines: Vec<String> = lost
-                    .map(|choice| format!("{}: {}", choice.observable, choice.loss()))
-                    .collect();
-                if !self.plan.missing.is_empty() {
-                    let missing = self.plan.missing.join(", ");
-                    lines.push(format!("this kernel's types lack {missing}"));
-                }
-                if !self.poller.asks() {
-                    lines.push("sock_diag is not asked: no verdict is proven".to_owned());
-                }
-                lines
-            }
-        }
-    }
-
-    /// How the kernel is observed, with the word that others wait for.
-    fn ready_line(&self) -> String {
-        match &self.mode {
-            Mode::Hooks(hooks) => {
-                let attached = hooks.attached.hooks.len();
-                match self.options.probes() {
-                    Probes::Auto => {
-                        let all = self.plan.hooks().len() - hooks.attached.failed.len();
-                        let more = all - attached;
-                        format!("watching ({attached} hooks, {more} more while there is a stall)")
-                    }
-                    Probes::Light | Probes::Full => format!("watching ({attached} hooks)"),
-                }
-            }
-            Mode::WaitingForTls => {
-                "watching (kernel TLS is not loaded; the hooks wait for it)".to_owned()
-            }
-            Mode::Polling(why) => format!("watching by asking sock_diag only: {why}"),
         }
     }
 }
@@ -850,17 +489,4 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits until there is something to do about the programs; for ever if there are none.
-async fn stirs(mode: &mut Mode) -> Stir {
-    match mode {
-        Mode::Hooks(hooks) => hooks.probe.stirs().await,
-        Mode::WaitingForTls | Mode::Polling(_) => std::future::pending().await,
-    }
-}
-
-/// Nanoseconds as milliseconds.
-fn milliseconds(ns: u64) -> f64 {
-    Duration::from_nanos(ns).as_secs_f64() * 1000.0
 }

@@ -1,0 +1,295 @@
+//! Metrics, health and events over HTTP, on a thread of its own: no client delays the tracing.
+
+mod address;
+mod routes;
+
+use std::{
+    fs, io,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream},
+    path::Path,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{
+        Notify, OwnedSemaphorePermit, Semaphore,
+        mpsc::{UnboundedReceiver, unbounded_channel},
+        oneshot,
+    },
+    time::sleep,
+};
+
+use self::routes::{Serving, routes};
+pub use self::{address::Address, routes::HealthReport};
+use super::{
+    metrics::{Live, Metrics},
+    stream::Stream,
+};
+use crate::{
+    correlate::{HoldEnded, event::Event},
+    probe::Cost,
+};
+
+/// Connections at a time; others wait.
+const CONNECTIONS: usize = 64;
+/// How long a connection may be silent before it has asked for something.
+const SILENT: Duration = Duration::from_secs(30);
+/// How long a client may leave unread what it is sent, in milliseconds.
+const UNREAD_MS: u32 = 30_000;
+/// How long it is waited after a connection could not be taken.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct Error {
+    address: Address,
+    source: io::Error,
+}
+
+/// What listens, before there is something to serve.
+#[derive(Debug)]
+pub struct Listening {
+    address: Address,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listening {
+    /// Takes the address.
+    ///
+    /// # Errors
+    ///
+    /// If it is taken, or may not be.
+    pub fn on(address: &Address) -> Result<Self, Error> {
+        let failed = |source| Error {
+            address: address.clone(),
+            source,
+        };
+        let (address, socket) = match address {
+            Address::Tcp(asked) => {
+                let socket = std::net::TcpListener::bind(asked).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                // Port 0 is any that is free.
+                let bound = socket.local_addr().map_err(failed)?;
+                (Address::Tcp(bound), Socket::Tcp(socket))
+            }
+            Address::Unix(path) => {
+                remove_stale(path);
+                let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                (address.clone(), Socket::Unix(socket))
+            }
+        };
+        Ok(Self { address, socket })
+    }
+
+    /// Where.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Takes connections until it is dropped.
+    async fn run(self, routes: Router, room: Arc<Semaphore>) -> io::Result<()> {
+        match self.socket {
+            Socket::Tcp(socket) => {
+                let socket = TcpListener::from_std(socket)?;
+                loop {
+                    let place = place(&room).await;
+                    if let Some((stream, _)) = accepted(socket.accept().await).await {
+                        // A client that never reads is given up, as one that is gone would be.
+                        if let Err(error) = setsockopt(&stream, TcpUserTimeout, &UNREAD_MS) {
+                            tracing::debug!("TCP_USER_TIMEOUT: {error}");
+                        }
+                        tokio::spawn(connection(stream, routes.clone(), place));
+                    }
+                }
+            }
+            Socket::Unix(socket) => {
+                let socket = UnixListener::from_std(socket)?;
+                loop {
+                    let place = place(&room).await;
+                    if let Some((stream, _)) = accepted(socket.accept().await).await {
+                        tokio::spawn(connection(stream, routes.clone(), place));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits until there is room for one more connection.
+async fn place(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // It is never closed.
+    Arc::clone(room).acquire_owned().await.ok()
+}
+
+/// A connection; none if there are no descriptors left just now.
+async fn accepted<C>(connection: io::Result<C>) -> Option<C> {
+    match connection {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            tracing::debug!("accept: {error}");
+            sleep(AGAIN).await;
+            None
+        }
+    }
+}
+
+/// Serves one connection.
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    routes: Router,
+    place: Option<OwnedSemaphorePermit>,
+) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("a client over HTTP: {error}");
+    }
+    drop(place);
+}
+
+/// Removes the socket that a run left which was killed; one that somebody listens on stays.
+fn remove_stale(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() {
+        // What can't be removed is named when it is bound.
+        let _stays = fs::remove_file(path);
+    }
+}
+
+/// The server. Dropping it ends it.
+#[derive(Debug)]
+pub struct Http {
+    /// What it serves.
+    shared: Arc<Shared>,
+    /// Who wants to know how the run is.
+    asked: UnboundedReceiver<Asked>,
+    /// Ends it.
+    stop: Arc<Notify>,
+    /// Its thread.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A question of how the run is, to be answered.
+pub type Asked = oneshot::Sender<Answer>;
+
+/// How the run is.
+#[derive(Debug)]
+pub struct Answer {
+    /// All that can be told at once.
+    pub live: Live,
+    /// What the programs have cost so far, which may take a while.
+    pub costs: oneshot::Receiver<Vec<Cost>>,
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        // If it panicked there is nothing left to end.
+        let _ended = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Http {
+    /// Begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread.
+    pub fn start(sockets: Vec<Listening>, metrics: Metrics) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            metrics,
+            stream: Stream::new(),
+        });
+        let (ask, asked) = unbounded_channel();
+        let stop = Arc::<Notify>::default();
+        let routes = routes(Serving {
+            shared: Arc::clone(&shared),
+            ask,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stopped = Arc::clone(&stop);
+        let work = move || {
+            let addresses: Vec<_> = sockets
+                .iter()
+                .map(|socket| socket.address.clone())
+                .collect();
+            runtime.block_on(async {
+                let room = Arc::new(Semaphore::new(CONNECTIONS));
+                for socket in sockets {
+                    let (address, room) = (socket.address.clone(), Arc::clone(&room));
+                    let serve = socket.run(routes.clone(), room);
+                    tokio::spawn(async move {
+                        if let Err(error) = serve.await {
+                            tracing::error!("{address}: {error}");
+                        }
+                    });
+                }
+                stopped.notified().await;
+            });
+            for address in addresses {
+                if let Address::Unix(path) = address {
+                    // It may be gone already.
+                    let _gone = fs::remove_file(path);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("http".to_owned()).spawn(work)?;
+        Ok(Self {
+            shared,
+            asked,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Counts and shows an event.
+    pub fn event(&self, event: &Event) {
+        self.shared.metrics.event(event);
+        self.shared.stream.tell(event);
+    }
+
+    /// Counts a hold that is over.
+    pub fn hold_ended(&self, hold: &HoldEnded) {
+        self.shared.metrics.hold_ended(hold);
+    }
+
+    /// The next question of how the run is.
+    pub async fn asked(&mut self) -> Asked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            // The thread has ended.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What is served.
+#[derive(Debug)]
+struct Shared {
+    metrics: Metrics,
+    stream: Stream,
+}

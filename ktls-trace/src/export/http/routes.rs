@@ -1,0 +1,157 @@
+//! What is served where.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc::UnboundedSender, oneshot},
+    time::timeout,
+};
+use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
+
+use super::{Answer, Asked, Shared};
+use crate::{
+    export::{
+        metrics::{CONTENT_TYPE, Health, Live, classic},
+        stream::Told,
+    },
+    kernel::facts,
+};
+
+/// How long the part that traces may take to say how it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long what keeps the programs may take to say what they cost.
+const COSTS_WITHIN: Duration = Duration::from_millis(200);
+
+/// What a request is answered from.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) shared: Arc<Shared>,
+    /// To the part that traces.
+    pub(super) ask: UnboundedSender<Asked>,
+}
+
+impl Serving {
+    /// How the run is now.
+    async fn live(&self) -> Live {
+        let (answer, answered) = oneshot::channel();
+        if self.ask.send(answer).is_err() {
+            return Live::default();
+        }
+        let Ok(Ok(Answer { mut live, costs })) = timeout(ANSWER_WITHIN, answered).await else {
+            return Live::default();
+        };
+        // Not while hooks are being attached: then they are missing once.
+        if let Ok(Ok(costs)) = timeout(COSTS_WITHIN, costs).await {
+            live.costs = costs;
+        }
+        live
+    }
+}
+
+/// What is served where.
+pub(super) fn routes(serving: Serving) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/stalls", get(stalls))
+        .route("/events", get(events))
+        .with_state(serving)
+}
+
+async fn index() -> &'static str {
+    "ktls-trace\n\n/metrics  OpenMetrics text\n/healthz  whether everything that can be seen is seen\n\
+     /stalls   stalls that are open now\n\
+     /events   events as they come (server-sent events), the last ones first\n"
+}
+
+async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
+    let live = serving.live().await;
+    let accepted = headers.get(header::ACCEPT).map(HeaderValue::to_str);
+    let newer =
+        matches!(accepted, Some(Ok(kinds)) if kinds.contains("application/openmetrics-text"));
+    match serving.shared.metrics.text(live) {
+        Ok(text) if newer => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(text) => {
+            let text = classic::from_open_metrics(&text);
+            ([(header::CONTENT_TYPE, classic::CONTENT_TYPE)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// What `/healthz` says.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// How the run is.
+    pub status: Health,
+    /// What can't be seen, in words.
+    pub cannot_see: Vec<String>,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Version of ktls-trace.
+    pub version: String,
+}
+
+async fn healthz(State(serving): State<Serving>) -> Response {
+    let Live {
+        health, cannot_see, ..
+    } = serving.live().await;
+    let code = if health == Health::Stuck {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    let report = HealthReport {
+        status: health,
+        cannot_see,
+        kernel: facts::release(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    json(code, &report)
+}
+
+async fn stalls(State(serving): State<Serving>) -> Response {
+    json(StatusCode::OK, &serving.shared.stream.open())
+}
+
+/// An answer in JSON.
+fn json(code: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
+        Ok(text) => {
+            let kind = [(header::CONTENT_TYPE, "application/json")];
+            (code, kind, text + "\n").into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// A stream of events.
+type Events = Pin<Box<dyn tokio_stream::Stream<Item = Result<sse::Event, Infallible>> + Send>>;
+
+async fn events(State(serving): State<Serving>) -> Sse<sse::KeepAliveStream<Events>> {
+    let (kept, more) = serving.shared.stream.listen();
+    let kept = tokio_stream::iter(kept).map(|told| sent(&told));
+    let more = BroadcastStream::new(more).map(|told| match told {
+        Ok(told) => sent(&told),
+        Err(lagged) => sse::Event::default().comment(format!("missed: {lagged}")),
+    });
+    let all: Events = Box::pin(kept.chain(more).map(Ok));
+    Sse::new(all).keep_alive(KeepAlive::default())
+}
+
+/// An event as a server-sent one.
+fn sent(told: &Told) -> sse::Event {
+    sse::Event::default().event(&told.name).data(&told.json)
+}
