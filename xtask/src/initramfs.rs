@@ -13,12 +13,7 @@ use anyhow::{Context as _, Result};
 use cpio::newc;
 use xtask::job::{JOB_PATH, Job, MODULES_PATH};
 
-use crate::{
-    apt::{Mirrors, Suite, unpack},
-    command,
-    kernel::GuestModules,
-    place::Place,
-};
+use crate::{apt::fetched, command, kernel::GuestModules, place::Place};
 
 /// What goes into a guest.
 #[derive(Debug)]
@@ -174,42 +169,12 @@ impl Archive {
 
 /// The distribution's static busybox, fetched into the cache and not installed.
 pub(crate) fn busybox(place: &Place) -> Result<PathBuf> {
-    let directory = place.cache.join("busybox");
-    let binary = |directory: &Path| {
-        ["bin/busybox", "usr/bin/busybox"]
-            .map(|path| directory.join(path))
-            .into_iter()
-            .find(|path| path.is_file())
-    };
-    if let Some(path) = binary(&directory) {
-        return Ok(path);
-    }
-    let lock = place.lock_cache()?;
-    if let Some(path) = binary(&directory) {
-        return Ok(path);
-    }
-    let mut failures = Vec::new();
     // Any will do: it is static and runs in the guest only.
-    for name in ["trixie", "bookworm", "sid"] {
-        let fetched = (|| -> Result<PathBuf> {
-            let suite = Suite::open(&place.cache, &Mirrors::of_this_machine()?, name)?;
-            let versions = suite.versions("busybox-static")?;
-            let version = versions
-                .first()
-                .with_context(|| format!("{name} has no busybox-static"))?;
-            eprintln!("fetching busybox-static {version} from {name} …");
-            let scratch = lock.scratch("busybox")?;
-            unpack(
-                &suite.download("busybox-static", version, &scratch)?,
-                &scratch,
-            )?;
-            lock.publish(&scratch, &directory)?;
-            binary(&directory).context("busybox-static has no busybox")
-        })();
-        match fetched {
-            Ok(path) => return Ok(path),
-            Err(error) => failures.push(format!("{error:#}")),
-        }
-    }
-    Err(io::Error::other(failures.join("\n  "))).context("fetching busybox-static")
+    let suites = ["trixie", "bookworm", "sid"];
+    let directory = fetched(place, "busybox-static", "busybox", &suites)?;
+    ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| directory.join(path))
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("busybox-static has no busybox")
 }

@@ -27,16 +27,23 @@ ran() { cat /proc/$daemon/task/*/schedstat | awk '{ sum += $1 } END { printf "%.
 
 lines() { grep -c . /tmp/events.jsonl; }
 
+traced() {
+    [ $probes != none ] && [ $probes != again ]
+}
+
 measure() {
     name=$1
     shift
-    [ $probes = none ] || before=$(lines)
+    traced && before=$(lines)
     echo "run$tab$name$tab$probes$tab$(ktls-trace repro --json --duration ${seconds}s "$@")"
-    [ $probes = none ] || echo "lines$tab$name$tab$probes$tab$before$tab$(lines)"
+    traced && echo "lines$tab$name$tab$probes$tab$before$tab$(lines)"
 }
 
-for probes in none auto light full; do
-    if [ $probes != none ]; then
+# The first transfer of all finds the page cache empty.
+ktls-trace repro --duration ${seconds}s --notsent-lowat stock >/dev/null
+
+for probes in none auto light full again; do
+    if traced; then
         begin $probes
         echo "start$tab$probes$tab$begun$tab$watching"
         echo "memory$tab$probes$tab$(awk '/VmRSS/ { print $2 }' /proc/$daemon/status)$tab$(awk '/VmHWM/ { print $2 }' /proc/$daemon/status)"
@@ -51,7 +58,7 @@ for probes in none auto light full; do
     measure 'kTLS write, 1 byte each' --notsent-lowat stock --mode write --chunk 1 --nodelay
     measure 'plain TCP sendfile' --notsent-lowat stock --mode plain
     measure 'kTLS sendfile, writer refused all the time' --notsent-lowat stock --sndbuf 128K --mss 1460
-    if [ $probes != none ]; then
+    if traced; then
         end
         echo "stopped$tab$probes$tab$(tail -n 1 /tmp/events.jsonl)"
         rm -f /tmp/events.jsonl

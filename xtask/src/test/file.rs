@@ -167,6 +167,15 @@ impl Scenario {
         self.text.rt
     }
 
+    /// Has its daemon, if it says nothing of that, use these hooks.
+    pub(crate) fn use_probes(&mut self, probes: &str) {
+        if let Some(daemon) = &mut self.text.daemon
+            && !daemon.args.iter().any(|argument| argument == "--probes")
+        {
+            daemon.args.extend(["--probes", probes].map(str::to_owned));
+        }
+    }
+
     /// The part that is done in the guest.
     pub(crate) fn job(&self) -> ScenarioJob {
         let ScenarioText {
@@ -307,6 +316,21 @@ pub(super) mod tests {
         assert_eq!((daemon.settle_ms, daemon.uid, daemon.exit), (1500, 0, 0));
         assert_eq!(job.workload.exit, None);
         assert_eq!(scenario.name, "example");
+    }
+
+    #[test]
+    fn hooks_are_chosen_for_a_daemon_that_does_not_choose_itself() {
+        let args = |daemon: &str| {
+            let text = format!("{HEAD}{daemon}[workload]\ncommand = [\"true\"]\nexit = 0\n");
+            let mut scenario = parse(&text).unwrap();
+            scenario.use_probes("auto");
+            scenario.job().daemon.map(|daemon| daemon.args)
+        };
+        let chosen = |mode: &str| Some(["--probes", mode].map(str::to_owned).to_vec());
+        assert_eq!(args("[daemon]\n"), chosen("auto"));
+        let light = "[daemon]\nargs = [\"--probes\", \"light\"]\n";
+        assert_eq!(args(light), chosen("light"));
+        assert_eq!(args(""), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod file;
 mod guests;
 mod matcher;
 mod matrix;
+mod packaging;
 mod report;
 mod select;
 mod unit;

@@ -16,7 +16,7 @@ use clap::Args;
 use super::{
     file,
     guests::Work,
-    matrix,
+    matrix, packaging,
     report::{Report, Run},
     select::{Batch, Wishes, select},
     unit,
@@ -55,6 +55,9 @@ pub(crate) struct TestArguments {
     /// Guests side by side [default: one for each processor, and one more]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
+    /// Run each daemon whose scenario does not say with these hooks (auto, light or full), to see what that changes
+    #[arg(long, value_name = "MODE")]
+    probes: Option<String>,
     /// Where the scenarios are, instead of xtask/scenarios
     #[arg(long, value_name = "DIR")]
     scenarios_dir: Option<PathBuf>,
@@ -69,12 +72,18 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
         all_kernels,
         repeat,
         jobs,
+        probes,
         scenarios_dir,
     } = arguments;
     let directory = scenarios_dir
         .clone()
         .unwrap_or_else(|| place.workspace.join("xtask/scenarios"));
-    let scenarios = file::read_all(&directory)?;
+    let mut scenarios = file::read_all(&directory)?;
+    if let Some(probes) = probes {
+        for scenario in &mut scenarios {
+            scenario.use_probes(probes);
+        }
+    }
     let wishes = Wishes {
         kernels: kernel,
         globs: scenario,
@@ -84,17 +93,9 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
         select(&scenarios, wishes).with_context(|| format!("in {}", directory.display()))?;
 
     setup::ensure(place, Needs::Guests)?;
-    let units_passed = if *no_unit {
-        true
-    } else {
-        let passed = unit::run(place)?;
-        println!(
-            "unit and host tests: {}",
-            if passed { "ok" } else { "FAILED" }
-        );
-        passed
-    };
+    let units_passed = *no_unit || units(place)?;
     let programs = Programs::prepare(place)?;
+    let packaging_passed = *no_unit || packaging(place, programs.daemon());
     let results = place.results("results");
     if results.exists() {
         fs::remove_dir_all(&results).with_context(|| format!("removing {}", results.display()))?;
@@ -149,11 +150,30 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
         report.failures(),
         report.table()
     );
-    Ok(if failed == 0 && units_passed {
+    Ok(if failed == 0 && units_passed && packaging_passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs the unit and host tests and says how they went.
+fn units(place: &Place) -> Result<bool> {
+    let passed = unit::run(place)?;
+    let verdict = if passed { "ok" } else { "FAILED" };
+    println!("unit and host tests: {verdict}");
+    Ok(passed)
+}
+
+/// Checks what is shipped beside the binary and says how that went.
+fn packaging(place: &Place, daemon: &Path) -> bool {
+    let checked = packaging::run(place, daemon);
+    let verdict = match &checked {
+        Ok(()) => "ok".to_owned(),
+        Err(why) => format!("FAILED: {why:#}"),
+    };
+    println!("alert rules and metrics, by promtool: {verdict}");
+    checked.is_ok()
 }
 
 /// Writes every run as JSON, and the matrix of verdicts.
