@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod correlate;
 pub mod export;
 pub mod kernel;
+mod memory;
 pub mod observe;
 pub mod probe;
 pub mod report;

@@ -18,7 +18,7 @@ use ktls_trace_common::event::Tx;
 use tokio::sync::{mpsc, oneshot};
 
 use super::load::{Error, chain, open_map};
-use crate::kernel::plan::Hook;
+use crate::{kernel::plan::Hook, memory};
 
 /// Bytes of a map's value that is only ever removed.
 type Opaque<const SIZE: usize> = [u8; SIZE];
@@ -89,6 +89,7 @@ impl Armory {
                     tracing::debug!("{hook}: {}", chain(&error));
                 }
             }
+            memory::give_back();
             let mut links = Vec::new();
             while let Ok(order) = orders_taken.recv() {
                 let wanted = match order {

@@ -3,7 +3,6 @@
 pub(crate) mod clock;
 mod control;
 mod hooks;
-mod memory;
 mod poller;
 pub(crate) mod process;
 mod service;

@@ -15,7 +15,6 @@ use tokio::{
 use super::{
     clock,
     hooks::{Calm, Mode, observe_how, stirs},
-    memory,
     poller::{Answer, Poller},
     process,
     service::Manager,
@@ -24,6 +23,7 @@ use crate::{
     correlate::{self, Correlator, Output},
     export::{Exports, Report, Wish},
     kernel::{Facts, Plan, modules, namespaces::Which, netns, plan::Probes, without::Without},
+    memory,
     observe::{
         Observation, SocketKey, What,
         recording::{KernelFacts, Recorder},
