@@ -97,7 +97,10 @@ impl fmt::Display for Error {
 }
 
 /// The words of a command line with those of the file and the environment put in front, if its verb is `run`.
-pub(crate) fn layered(words: Vec<OsString>) -> Result<Vec<OsString>, Error> {
+pub(crate) fn layered(mut words: Vec<OsString>) -> Result<Vec<OsString>, Error> {
+    let Some(at) = words.iter().position(|word| word == VERB) else {
+        return Ok(words);
+    };
     // Whether they are right is seen when all of them are there.
     let matches = super::super::Command::command()
         .ignore_errors(true)
@@ -119,13 +122,7 @@ pub(crate) fn layered(words: Vec<OsString>) -> Result<Vec<OsString>, Error> {
         None => Vec::new(),
     };
     layers.extend(words_of_environment());
-    let Some(at) = words.iter().position(|word| word == VERB) else {
-        return Ok(words);
-    };
-    let mut words = words;
-    let rest = words.split_off(at + 1);
-    words.extend(layers);
-    words.extend(rest);
+    words.splice(at + 1..=at, layers);
     Ok(words)
 }
 

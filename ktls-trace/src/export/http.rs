@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    serve::{Listener, ListenerExt as _},
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -21,13 +24,12 @@ use hyper_util::{
 use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::{
         Notify, OwnedSemaphorePermit, Semaphore,
         mpsc::{UnboundedReceiver, unbounded_channel},
         oneshot,
     },
-    time::sleep,
 };
 
 use self::routes::{Serving, routes};
@@ -47,8 +49,6 @@ const CONNECTIONS: usize = 64;
 const SILENT: Duration = Duration::from_secs(30);
 /// How long a client may leave unread what it is sent, in milliseconds.
 const UNREAD_MS: u32 = 30_000;
-/// How long it is waited after a connection could not be taken.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
@@ -109,46 +109,26 @@ impl Listening {
     async fn run(self, routes: Router, room: Arc<Semaphore>) -> io::Result<()> {
         match self.socket {
             Socket::Tcp(socket) => {
-                let socket = TcpListener::from_std(socket)?;
-                loop {
-                    let place = place(&room).await;
-                    if let Some((stream, _)) = accepted(socket.accept().await).await {
-                        // A client that never reads is given up, as one that is gone would be.
-                        if let Err(error) = setsockopt(&stream, TcpUserTimeout, &UNREAD_MS) {
-                            tracing::debug!("TCP_USER_TIMEOUT: {error}");
-                        }
-                        tokio::spawn(connection(stream, routes.clone(), place));
+                // A client that never reads is given up, as one that is gone would be.
+                let give_up = |stream: &mut TcpStream| {
+                    if let Err(error) = setsockopt(stream, TcpUserTimeout, &UNREAD_MS) {
+                        tracing::debug!("TCP_USER_TIMEOUT: {error}");
                     }
-                }
+                };
+                take(TcpListener::from_std(socket)?.tap_io(give_up), routes, room).await;
             }
-            Socket::Unix(socket) => {
-                let socket = UnixListener::from_std(socket)?;
-                loop {
-                    let place = place(&room).await;
-                    if let Some((stream, _)) = accepted(socket.accept().await).await {
-                        tokio::spawn(connection(stream, routes.clone(), place));
-                    }
-                }
-            }
+            Socket::Unix(socket) => take(UnixListener::from_std(socket)?, routes, room).await,
         }
+        Ok(())
     }
 }
 
-/// Waits until there is room for one more connection.
-async fn place(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+/// Takes connections as long as there is room for one more.
+async fn take(mut listener: impl Listener, routes: Router, room: Arc<Semaphore>) {
     // It is never closed.
-    Arc::clone(room).acquire_owned().await.ok()
-}
-
-/// A connection; none if there are no descriptors left just now.
-async fn accepted<C>(connection: io::Result<C>) -> Option<C> {
-    match connection {
-        Ok(connection) => Some(connection),
-        Err(error) => {
-            tracing::debug!("accept: {error}");
-            sleep(AGAIN).await;
-            None
-        }
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        let (stream, _) = listener.accept().await;
+        tokio::spawn(connection(stream, routes.clone(), place));
     }
 }
 
@@ -156,7 +136,7 @@ async fn accepted<C>(connection: io::Result<C>) -> Option<C> {
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     routes: Router,
-    place: Option<OwnedSemaphorePermit>,
+    place: OwnedSemaphorePermit,
 ) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

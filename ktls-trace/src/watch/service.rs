@@ -1,8 +1,10 @@
 //! What a service manager wants to know of a run (`sd_notify(3)`): that it is ready, how it is, that it is alive.
 
+use std::env;
+
 use libsystemd::daemon::{self, NotifyState};
 
-/// The service manager, if there is one.
+/// The service manager.
 #[derive(Debug)]
 pub(super) struct Manager {
     /// Whether it wants to hear that the run is alive.
@@ -13,11 +15,12 @@ pub(super) struct Manager {
 
 impl Manager {
     /// Looks for it (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
-    pub(super) fn find() -> Self {
-        Self {
+    pub(super) fn find() -> Option<Self> {
+        env::var_os("NOTIFY_SOCKET")?;
+        Some(Self {
             watchdog: daemon::watchdog_enabled(false).is_some(),
             status: String::new(),
-        }
+        })
     }
 
     /// The run observes.
@@ -44,7 +47,7 @@ impl Manager {
     }
 }
 
-/// Says it, if there is somebody to say it to.
+/// Says it.
 fn tell(states: &[NotifyState]) {
     if let Err(error) = daemon::notify(false, states) {
         tracing::debug!("the service manager can't be told: {error}");

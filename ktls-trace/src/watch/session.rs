@@ -116,8 +116,8 @@ pub(super) struct Session<'a> {
     pub(super) reader_gone: bool,
     /// Since when there is nothing for the hot hooks to do.
     pub(super) calm: Calm,
-    /// Who started it as a service.
-    pub(super) manager: Manager,
+    /// Who started it as a service, if somebody did.
+    pub(super) manager: Option<Manager>,
 }
 
 /// Observes until stopped, tells what it finds to `exports`, and records what led to it if that is
@@ -207,8 +207,7 @@ pub async fn run_within(
         session.poller.dump_once();
     }
     ready(&session.ready_line());
-    let status = session.status();
-    session.manager.ready(&status);
+    session.tell_manager(Manager::ready);
     drop(facts);
     memory::give_back();
     session.watch(&mut signals).await;
@@ -426,8 +425,7 @@ impl Session<'_> {
 
     /// Looks for losses, and for kernel TLS if the hooks wait for it.
     pub(super) fn keep_house(&mut self) {
-        let status = self.status();
-        self.manager.alive(&status);
+        self.tell_manager(Manager::alive);
         self.tend_recording();
         if let Mode::Hooks(hooks) = &self.mode
             && hooks.probe.deaf

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ktls_trace_common::counter;
 use tokio::sync::oneshot;
 
-use super::{clock, hooks::Mode, session::Session};
+use super::{clock, hooks::Mode, service::Manager, session::Session};
 use crate::{
     correlate::event::{self, Body, Event, Lost, Name, Started, Stopped},
     export::{
@@ -33,7 +33,9 @@ impl Session<'_> {
 
     /// Closes every episode and says goodbye.
     pub(super) fn stop(&mut self) {
-        self.manager.stopping();
+        if let Some(manager) = &mut self.manager {
+            manager.stopping();
+        }
         if matches!(self.mode, Mode::Hooks(_)) {
             self.drain();
             self.keep_house();
@@ -236,14 +238,19 @@ impl Session<'_> {
         }
     }
 
-    /// How it is, in a line for the service manager.
-    pub(super) fn status(&self) -> String {
-        format!(
+    /// Tells the service manager, if there is one, how it is, in a line.
+    pub(super) fn tell_manager(&mut self, tell: impl FnOnce(&mut Manager, &str)) {
+        let Some(mut manager) = self.manager.take() else {
+            return;
+        };
+        let status = format!(
             "{}; stalls: {} open, {} since the start",
             self.ready_line(),
             self.calm.open(),
             self.correlator.stalls()
-        )
+        );
+        tell(&mut manager, &status);
+        self.manager = Some(manager);
     }
 
     /// How the kernel is observed, with the word that others wait for.

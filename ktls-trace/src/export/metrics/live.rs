@@ -1,12 +1,10 @@
 //! What is asked for at the moment of a scrape.
 
-use std::sync::Mutex;
-
 use ktls_trace_common::counter;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet},
-    metrics::{MetricType, counter::ConstCounter},
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,9 +45,14 @@ pub struct Live {
     pub costs: Vec<Cost>,
 }
 
-/// The latest of it, and the namespaces' counters.
-#[derive(Debug, Default)]
-pub(super) struct Latest(pub(super) Mutex<(Live, Vec<TlsStat>)>);
+/// It and the namespaces' counters, for one scrape.
+#[derive(Debug)]
+pub(super) struct Now {
+    /// What the run says.
+    pub(super) live: Live,
+    /// The counters.
+    pub(super) tls_stat: Vec<TlsStat>,
+}
 
 /// The programs' counters that are shown, each with its name and what it counts.
 const COUNTERS: [(u32, &str, &str); 7] = [
@@ -90,38 +93,30 @@ const COUNTERS: [(u32, &str, &str); 7] = [
     ),
 ];
 
-impl Collector for Latest {
+impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Ok(latest) = self.0.lock() else {
-            return Ok(());
-        };
-        let (live, tls_stat) = &*latest;
+        let Self { live, tls_stat } = self;
+        let gauge = MetricType::Gauge;
         one(
             &mut encoder,
             "degraded",
             "1 if something can't be seen that could be on another host, see /healthz",
-            MetricType::Gauge,
-            i64::from(live.health != Health::Attached),
+            gauge,
+            u64::from(live.health != Health::Attached),
         )?;
         one(
             &mut encoder,
             "suspects",
             "Sockets under suspicion",
-            MetricType::Gauge,
-            i64::try_from(live.suspects).unwrap_or(i64::MAX),
+            gauge,
+            live.suspects,
         )?;
         for (slot, name, help) in COUNTERS {
             let value = usize::try_from(slot)
                 .ok()
                 .and_then(|slot| live.counters.get(slot));
             if let Some(value) = value.copied().flatten() {
-                let counter = ConstCounter::new(value);
-                counter.encode(encoder.encode_descriptor(
-                    name,
-                    help,
-                    None,
-                    MetricType::Counter,
-                )?)?;
+                one(&mut encoder, name, help, MetricType::Counter, value)?;
             }
         }
         let hooks = live.hooks.iter();
@@ -129,9 +124,8 @@ impl Collector for Latest {
             &mut encoder,
             "hook_attached",
             "Whether a kernel hook is attached now; those on hot functions are so only during a stall",
-            MetricType::Gauge,
-            "hook",
-            hooks.map(|(hook, attached)| (hook.as_str(), u64::from(*attached))),
+            gauge,
+            hooks.map(|(hook, attached)| ([("hook", hook.as_str())], u64::from(*attached))),
         )?;
         let lost = live.lost.iter();
         series(
@@ -139,31 +133,24 @@ impl Collector for Latest {
             "lost",
             "What was not seen or not written, by where it was lost",
             MetricType::Counter,
-            "place",
-            lost.map(|(place, count)| (place.as_str(), *count)),
+            lost.map(|(place, count)| ([("place", place.as_str())], *count)),
         )?;
         costs(&mut encoder, &live.costs)?;
         tls_stat::encode(&mut encoder, tls_stat)
     }
 }
 
-/// One number for each value of a label.
-fn series<'a>(
+/// One number for each set of labels.
+pub(super) fn series<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     kind: MetricType,
-    label: &str,
-    values: impl Iterator<Item = (&'a str, u64)>,
+    values: impl Iterator<Item = (L, u64)>,
 ) -> Result<(), std::fmt::Error> {
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-    for (of, value) in values {
-        let labels = [(label, of)];
-        let mut metric = family.encode_family(&labels)?;
-        match kind {
-            MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-            _ => metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?,
-        }
+    for (labels, value) in values {
+        number(family.encode_family(&labels)?, kind, value)?;
     }
     Ok(())
 }
@@ -174,10 +161,25 @@ fn one(
     name: &str,
     help: &str,
     kind: MetricType,
-    value: i64,
+    value: u64,
 ) -> Result<(), std::fmt::Error> {
-    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    metric.encode_gauge(&value)
+    number(
+        encoder.encode_descriptor(name, help, None, kind)?,
+        kind,
+        value,
+    )
+}
+
+/// A counter or a gauge.
+fn number(
+    mut metric: MetricEncoder<'_>,
+    kind: MetricType,
+    value: u64,
+) -> Result<(), std::fmt::Error> {
+    match kind {
+        MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value, None),
+        _ => metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+    }
 }
 
 fn costs(encoder: &mut DescriptorEncoder<'_>, costs: &[Cost]) -> Result<(), std::fmt::Error> {
@@ -189,8 +191,9 @@ fn costs(encoder: &mut DescriptorEncoder<'_>, costs: &[Cost]) -> Result<(), std:
         "program_runs",
         "Times that the program of a hook ran (sysctl kernel.bpf_stats_enabled)",
         MetricType::Counter,
-        "hook",
-        costs.iter().map(|cost| (cost.hook.as_str(), cost.runs)),
+        costs
+            .iter()
+            .map(|cost| ([("hook", cost.hook.as_str())], cost.runs)),
     )?;
     let mut family = encoder.encode_descriptor(
         "program_run_seconds",

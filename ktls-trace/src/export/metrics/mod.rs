@@ -7,7 +7,7 @@ mod tls_stat;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use prometheus_client::{
@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::live::Latest;
+use self::live::Now;
 pub use self::live::{Health, Live};
 use crate::{
     correlate::{
@@ -30,6 +30,8 @@ use crate::{
 /// The content type of the text format.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What every metric's name begins with.
+const PREFIX: &str = "ktls_trace";
 /// Bounds of the histogram of how long bytes are held, in seconds: a delayed ACK is 40 ms, the persist timer 200 ms.
 const HELD_SECONDS: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Bounds of the histogram of how many bytes are held: one full record is at most 16,640 bytes, and so on.
@@ -107,8 +109,6 @@ pub struct Metrics {
     processes: Mutex<HashSet<String>>,
     /// How many may have one.
     most_processes: usize,
-    /// What is asked for at a scrape.
-    latest: Arc<Latest>,
     /// In which namespaces the kernel's own counters are read.
     netns: Which,
 }
@@ -116,7 +116,7 @@ pub struct Metrics {
 impl Metrics {
     /// Of a run on a kernel of this release; so many processes have a series of their own.
     pub fn new(kernel: &str, netns: Which, most_processes: usize) -> Self {
-        let mut registry = Registry::with_prefix("ktls_trace");
+        let mut registry = Registry::with_prefix(PREFIX);
         let info = Info::new([
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("kernel", kernel.to_owned()),
@@ -164,8 +164,6 @@ impl Metrics {
                 owners.clone(),
             );
         }
-        let latest = Arc::<Latest>::default();
-        registry.register_collector(Box::new(Arc::clone(&latest)));
         for verdict in [Verdict::CorkedCompletedRecord, Verdict::Unknown] {
             // There from the start, so that an increase is seen of the first one.
             drop(closed.get_or_create(&Kind::new(verdict, None)));
@@ -182,7 +180,6 @@ impl Metrics {
             open: Mutex::default(),
             processes: Mutex::default(),
             most_processes,
-            latest,
             netns,
         }
     }
@@ -254,9 +251,12 @@ impl Metrics {
     /// If a name or label can't be written, which would be a mistake of ours.
     pub fn text(&self, live: Live) -> Result<String, std::fmt::Error> {
         let tls_stat = tls_stat::read_all(&self.netns);
-        *self.latest.0.lock().unwrap_or_else(PoisonError::into_inner) = (live, tls_stat);
+        let mut now = Registry::with_prefix(PREFIX);
+        now.register_collector(Box::new(Now { live, tls_stat }));
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &self.registry)?;
+        text::encode_registry(&mut text, &now)?;
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
 }

@@ -2,11 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
-use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-};
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 
+use super::live::series;
 use crate::kernel::namespaces::{Entry, Namespace, Which, find};
 
 /// Namespaces that are shown at most: each is a series of its own for every counter.
@@ -64,36 +62,28 @@ pub(super) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     all: &[TlsStat],
 ) -> Result<(), std::fmt::Error> {
-    let is_current = |name: &str| name.starts_with("TlsCurr");
-    let mut family = encoder.encode_descriptor(
+    let (current, total): (Vec<_>, Vec<_>) = all
+        .iter()
+        .flat_map(|stat| stat.counters.iter().map(|counter| (stat.netns, counter)))
+        .map(|(netns, (name, value))| {
+            let labels = [("netns", netns.to_string()), ("counter", name.clone())];
+            (labels, *value)
+        })
+        .partition(|([_, (_, name)], _)| name.starts_with("TlsCurr"));
+    series(
+        encoder,
         "tls_stat_current",
         "TlsCurr... of /proc/net/tls_stat: kernel TLS sockets now, by direction and offload",
-        None,
         MetricType::Gauge,
+        current.into_iter(),
     )?;
-    for (netns, name, value) in flat(all).filter(|&(_, name, _)| is_current(name)) {
-        let labels = [("netns", netns.to_string()), ("counter", name.to_owned())];
-        let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        value.encode(family.encode_family(&labels)?)?;
-    }
-    let mut family = encoder.encode_descriptor(
+    series(
+        encoder,
         "tls_stat",
         "The other counters of /proc/net/tls_stat, by the kernel's names",
-        None,
         MetricType::Counter,
-    )?;
-    for (netns, name, value) in flat(all).filter(|&(_, name, _)| !is_current(name)) {
-        let labels = [("netns", netns.to_string()), ("counter", name.to_owned())];
-        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-fn flat(all: &[TlsStat]) -> impl Iterator<Item = (u32, &str, u64)> {
-    all.iter().flat_map(|stat| {
-        let counters = stat.counters.iter();
-        counters.map(|(name, value)| (stat.netns, name.as_str(), *value))
-    })
+        total.into_iter(),
+    )
 }
 
 #[cfg(test)]
