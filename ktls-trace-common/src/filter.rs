@@ -1,6 +1,6 @@
 //! What the programs look at. A filter that is 0 lets everything through.
 
-/// The programs' filter; they read it as a read-only global.
+/// The programs' filter; they read it as a global, which may change while they run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Filter {

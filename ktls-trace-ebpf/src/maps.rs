@@ -1,4 +1,4 @@
-//! The maps, the read-only globals and the counters. Every map is bounded, and what does not fit is
+//! The maps, the globals and the counters. Every map is bounded, and what does not fit is
 //! counted.
 
 use aya_ebpf::{
@@ -16,9 +16,11 @@ use ktls_trace_common::{
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUT: Layout = Layout::ABSENT;
 
-/// What to look at; set by the user side before the programs are loaded.
+/// What to look at; set by the user side, at any time: therefore not read-only, of which the verifier would take the
+/// first value for the last.
 #[unsafe(no_mangle)]
-pub(crate) static FILTER: Filter = Filter {
+#[unsafe(link_section = ".data")]
+pub(crate) static mut FILTER: Filter = Filter {
     tgid: 0,
     port: 0,
     netns: 0,
@@ -66,9 +68,11 @@ pub(crate) fn add(slot: u32, number: u32) {
     }
 }
 
-/// The filter as the user side set it.
-#[inline(always)]
-pub(crate) fn filter() -> Filter {
-    // SAFETY: reads a static; volatile, because the loader changes it after compilation.
-    unsafe { core::ptr::read_volatile(&raw const FILTER) }
+/// Reads one member of [`FILTER`] as the user side set it last.
+macro_rules! filter {
+    ($member:ident) => {
+        // SAFETY: reads an aligned integer of a static, which only the user side writes.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::FILTER.$member) }
+    };
 }
+pub(crate) use filter;

@@ -68,7 +68,7 @@ fn tls_push_sg_ret(ctx: RetProbeContext) -> u32 {
             if more {
                 count(counter::RECORDS_MORE);
                 // Several reads a record, which only who asks for one workload pays for.
-                if filter().uts != 0
+                if filter!(uts) != 0
                     && Queue::read(call.sk).is_some_and(|queue| held_below_mss(&queue))
                 {
                     count(counter::RECORDS_HELD);

@@ -127,7 +127,7 @@ pub(crate) fn ports(sk: u64) -> u32 {
 /// Inode number of the current thread's UTS namespace; 0 unless the filter asks for one.
 #[inline(always)]
 pub(crate) fn current_uts() -> u32 {
-    if filter().uts == 0 {
+    if filter!(uts) == 0 {
         return 0;
     }
     // SAFETY: the helper has no preconditions.
@@ -142,24 +142,27 @@ pub(crate) fn current_uts() -> u32 {
 /// where that is not known: then a filter on them lets nothing through.
 #[inline(always)]
 pub(crate) fn wanted(sk: u64, tgid: u32, uts: u32) -> bool {
-    let filter = filter();
-    if filter.tgid != 0 && filter.tgid != tgid {
+    let only = filter!(tgid);
+    if only != 0 && only != tgid {
         return false;
     }
-    if filter.uts != 0 && filter.uts != uts {
+    let only = filter!(uts);
+    if only != 0 && only != uts {
         return false;
     }
-    if filter.port != 0 {
+    let only = filter!(port);
+    if only != 0 {
         let ports = ports(sk);
         let dport = u32::from(u16::from_be((ports >> 16) as u16));
-        if filter.port != ports & 0xffff && filter.port != dport {
+        if only != ports & 0xffff && only != dport {
             return false;
         }
     }
-    if filter.netns != 0 {
+    let only = filter!(netns);
+    if only != 0 {
         let inum = member::<u64>(sk, layout!(skc_net))
             .and_then(|net| member::<u32>(net, layout!(net_inum)));
-        if inum != Some(filter.netns) {
+        if inum != Some(only) {
             return false;
         }
     }

@@ -37,14 +37,15 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let words = match cli::config::layered(std::env::args_os().collect()) {
+    let given: Vec<_> = std::env::args_os().collect();
+    let words = match cli::config::layered(given.clone()) {
         Ok(words) => words,
         Err(error) => return cli::cannot("run", &error),
     };
-    let Command { verbose, verb } = Command::parse_from(words);
+    let Command { verbose, verb } = Command::parse_from(&words);
     log_to_stderr(verbose);
     match verb {
-        Verb::Run(args) => cli::run::run(&args, verbose >= 2),
+        Verb::Run(args) => cli::run::run(args, given, words, verbose >= 2),
         Verb::Replay(args) => cli::replay::run(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         Verb::Confirm(args) => cli::confirm::run(&args, verbose >= 2),
         Verb::Doctor(args) => cli::doctor::run(&args),
         Verb::Schema(args) => cli::schema::run(&args),
-        Verb::Config(args) => cli::config::run(&args),
+        Verb::Config(args) => cli::config::about(&args),
         Verb::Man(args) => cli::manual::man(&args),
         Verb::Completions(args) => cli::manual::completions(&args),
     }

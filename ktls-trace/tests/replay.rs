@@ -108,7 +108,7 @@ fn a_recording_says_what_made_it_of_which_kernel() {
         .unwrap();
     let header: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!(header["recording"], "ktls-trace-recording");
-    assert_eq!(header["version"], 1);
+    assert_eq!(header["version"], 2);
     assert_eq!(header["anonymized"], true);
     assert_eq!(header["config"]["threshold_ns"], 20_000_000);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
@@ -232,7 +232,7 @@ fn what_cannot_be_replayed_is_one_clear_line() {
     let mut bent = whole.clone();
     bent[40] ^= 4;
     let later =
-        packed("{\"recording\":\"ktls-trace-recording\",\"version\":2,\"made_by\":\"4.5.6\"}\n");
+        packed("{\"recording\":\"ktls-trace-recording\",\"version\":3,\"made_by\":\"4.5.6\"}\n");
     for (bytes, said) in [
         (b"0123".to_vec(), "is not a recording"),
         (Vec::new(), "is not a recording"),

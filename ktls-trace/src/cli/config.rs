@@ -4,19 +4,20 @@
 //! the command line and read by the same rules; of two the later one counts: file < environment < command line.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fmt, fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Arg, ArgAction, Command, CommandFactory as _, error::ErrorKind};
+use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use super::cannot;
+use super::{cannot, run};
 
 /// Where the service has its file.
 pub(crate) const PATH: &str = "/etc/ktls-trace/config.toml";
@@ -46,7 +47,7 @@ enum Verb {
 }
 
 /// Checks or prints.
-pub(crate) fn run(args: &Args) -> ExitCode {
+pub(crate) fn about(args: &Args) -> ExitCode {
     match &args.verb {
         Verb::Check { file } => match words_of(file) {
             Ok(words) => match read_with(&words) {
@@ -124,6 +125,34 @@ pub(crate) fn layered(mut words: Vec<OsString>) -> Result<Vec<OsString>, Error> 
     layers.extend(words_of_environment());
     words.splice(at + 1..=at, layers);
     Ok(words)
+}
+
+/// The options of `run` as they are in all, by long name: each of several values as it was written.
+pub(crate) type Values = BTreeMap<String, Vec<String>>;
+
+/// Reads the words of a command line of `run` that has its layers.
+///
+/// # Errors
+///
+/// In a line, what is wrong.
+pub(crate) fn read(words: Vec<OsString>) -> Result<(run::Args, Values), String> {
+    let matches = super::super::Command::command()
+        .try_get_matches_from(words)
+        .map_err(|error| one_line(&error))?;
+    let Some((VERB, of_run)) = matches.subcommand() else {
+        return Err("this is no command line of `run`".to_owned());
+    };
+    let args = run::Args::from_arg_matches(of_run).map_err(|error| one_line(&error))?;
+    let command = command();
+    let values = options(&command).map(|(name, option)| {
+        let raw = of_run
+            .get_raw(option.get_id().as_str())
+            .into_iter()
+            .flatten();
+        let text = |value: &OsStr| value.to_string_lossy().into_owned();
+        (name.to_owned(), raw.map(text).collect())
+    });
+    Ok((args, values.collect()))
 }
 
 /// The command of the verb.

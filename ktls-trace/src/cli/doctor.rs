@@ -59,7 +59,7 @@ struct Findings {
     /// Whether addresses of functions are shown, to tell who lets held bytes go.
     symbols_with_addresses: bool,
     /// Capabilities that are needed and not there.
-    capabilities_missing: Vec<&'static str>,
+    capabilities_missing: Vec<String>,
     /// Why `sock_diag` can't be asked; null if it can.
     sock_diag: Option<String>,
     /// What keeps every hook from being used.

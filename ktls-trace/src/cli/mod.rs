@@ -5,6 +5,7 @@ pub(crate) mod confirm;
 pub(crate) mod doctor;
 pub(crate) mod manual;
 pub(crate) mod output;
+pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod repro;
 pub(crate) mod run;

@@ -1,17 +1,20 @@
 //! `ktls-trace run`: watches this host until stopped and reports stalls.
 
 use std::{
+    ffi::OsString,
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::ArgAction;
 use ktls_trace::{
     correlate,
     export::{
-        Address, Destination, Exports, Http, Journal, Keeping, Listening, Outlets, metrics::Metrics,
+        Address, Destination, Exports, Http, Journal, Keeping, ListenError, Listening, Outlets,
+        metrics::{Bounds, Metrics},
     },
     kernel::{self, btf, namespaces::Which, netns, plan::Probes, without},
     observe::recording::{self, Recorder},
@@ -22,6 +25,7 @@ use ktls_trace_common::filter::Filter;
 use super::{
     cannot,
     output::Output,
+    reload::Reloader,
     units::{parse_netns, parse_size, parse_time},
 };
 
@@ -120,13 +124,15 @@ impl From<ProbesArg> for Probes {
 }
 
 /// Runs the daemon.
-pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
-    if args.no_bpf && args.pid.is_some() {
-        return cannot(
-            "run",
-            &"--pid needs the hooks, so it can't be used with --no-bpf",
-        );
-    }
+///
+/// `given` is the command line as it was given, to be read again with the file that it names; `words` is how that was at
+/// the start.
+pub(crate) fn run(
+    args: Args,
+    given: Vec<OsString>,
+    words: Vec<OsString>,
+    programs_log: bool,
+) -> ExitCode {
     let options = match args.options(programs_log) {
         Ok(options) => options,
         Err(error) => return cannot("run", &error),
@@ -152,7 +158,12 @@ pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
             eprintln!("ktls-trace: metrics, health, stalls and events at {address}");
         }
     };
-    match runtime.block_on(watch::run(options, exports, recorder, ready)) {
+    let mut reloader = match Reloader::new(args, given, words) {
+        Ok(reloader) => reloader,
+        Err(error) => return cannot("run", &error),
+    };
+    let reread = Box::new(move |exports: &mut Exports| reloader.reread(exports));
+    match runtime.block_on(watch::run(options, exports, recorder, reread, ready)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cannot("run", &error),
     }
@@ -167,8 +178,8 @@ impl Args {
         })
     }
 
-    /// Everything that is told, and where it can be asked for.
-    fn exports(&self) -> anyhow::Result<(Exports, Vec<Address>)> {
+    /// Where events go.
+    pub(super) fn destinations(&self) -> anyhow::Result<Vec<Box<dyn Destination>>> {
         let keeping = Keeping {
             rotate_bytes: self.output_rotate,
             old_files: self.output_keep,
@@ -179,29 +190,49 @@ impl Args {
         if self.journal {
             destinations.push(Box::new(Journal::open()?));
         }
-        let sockets = self
-            .metrics_listen
-            .iter()
-            .map(Listening::on)
-            .collect::<Result<Vec<_>, _>>()?;
-        let serves = sockets
-            .iter()
-            .map(|socket| socket.address().clone())
-            .collect();
-        let http = if sockets.is_empty() {
-            None
-        } else {
-            let release = kernel::facts::release();
-            let metrics = Metrics::new(&release, self.netns.clone(), self.metrics_processes);
-            let http = Http::start(sockets, metrics);
-            Some(http.map_err(|error| anyhow!("cannot start: {error}"))?)
-        };
-        let outlets =
-            Outlets::start(destinations).map_err(|error| anyhow!("cannot start: {error}"))?;
+        Ok(destinations)
+    }
+
+    /// Where metrics and events can be asked for.
+    pub(super) fn metrics_listen(&self) -> &[Address] {
+        &self.metrics_listen
+    }
+
+    /// What bounds the metrics.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            netns: self.netns.clone(),
+            most_processes: self.metrics_processes,
+        }
+    }
+
+    /// Serves over HTTP there, unless there is no such place.
+    pub(super) fn serve(&self, sockets: Vec<Listening>) -> anyhow::Result<Option<Http>> {
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        let metrics = Metrics::new(&kernel::facts::release(), self.bounds());
+        Http::start(sockets, metrics)
+            .map(Some)
+            .map_err(cannot_start)
+    }
+
+    /// Everything that is told, and where it can be asked for.
+    fn exports(&self) -> anyhow::Result<(Exports, Vec<Address>)> {
+        let destinations = self.destinations()?;
+        let sockets = listen(&self.metrics_listen)?;
+        let address = |socket: &Listening| socket.address().clone();
+        let serves = sockets.iter().map(address).collect();
+        let http = self.serve(sockets)?;
+        let outlets = Outlets::start(destinations).map_err(cannot_start)?;
         Ok((Exports { outlets, http }, serves))
     }
 
-    fn options(&self, programs_log: bool) -> Result<watch::Options, netns::Error> {
+    /// What the run goes by.
+    pub(super) fn options(&self, programs_log: bool) -> anyhow::Result<watch::Options> {
+        if self.no_bpf && self.pid.is_some() {
+            bail!("--pid needs the hooks, so it can't be used with --no-bpf");
+        }
         let netns = match &self.netns {
             Which::All => 0,
             Which::Own => netns::inode(Path::new("/proc/self/ns/net"))?,
@@ -226,8 +257,20 @@ impl Args {
             btf: self.btf.clone(),
             duration: self.duration,
             programs_log,
+            gives_up_capabilities: true,
         })
     }
+}
+
+/// The system gives no thread.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn cannot_start(error: io::Error) -> anyhow::Error {
+    anyhow!("cannot start: {error}")
+}
+
+/// Takes addresses.
+pub(super) fn listen(addresses: &[Address]) -> Result<Vec<Listening>, ListenError> {
+    addresses.iter().map(Listening::on).collect()
 }
 
 /// A time that can be compared with the kernel's.

@@ -192,7 +192,11 @@ impl Evidence {
                     self.hooks.clone_from(&started.hooks);
                     self.cannot_see.clone_from(&started.cannot_see);
                 }
-                Body::Stall(_) | Body::Probes(_) | Body::Lost(_) | Body::Stopped(_) => {}
+                Body::Stall(_)
+                | Body::Probes(_)
+                | Body::Reloaded(_)
+                | Body::Lost(_)
+                | Body::Stopped(_) => {}
             },
         }
     }
@@ -240,6 +244,7 @@ impl Evidence {
             | What::ProcessNamed { .. }
             | What::Hooks { .. }
             | What::Clock { .. }
+            | What::Intervals { .. }
             | What::Tick => {}
         }
     }

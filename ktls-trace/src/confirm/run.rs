@@ -332,6 +332,8 @@ impl<'a> Confirmation<'a> {
             btf: self.options.btf.clone(),
             duration: None,
             programs_log: self.options.programs_log,
+            // There is more to attach.
+            gives_up_capabilities: false,
         };
         let has_sendpage = self
             .facts
@@ -343,7 +345,7 @@ impl<'a> Confirmation<'a> {
         let control = Control {
             stop: Arc::clone(&stop),
             listen: Box::new(|seen| evidence.borrow_mut().take(seen)),
-            recorder: None,
+            ..Control::default()
         };
         let mut answer = None;
         let watching = watch::run_within(

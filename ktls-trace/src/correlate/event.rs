@@ -71,6 +71,8 @@ pub enum Name {
     StallClosed,
     /// The set of attached hooks has changed.
     ProbesChanged,
+    /// The daemon goes by other options from now on (SIGHUP).
+    Reloaded,
     /// Something was not seen: how much, and where it was lost.
     Lost,
     /// The daemon ends.
@@ -87,6 +89,8 @@ pub enum Body {
     Started(Started),
     /// Of `probes-changed`.
     Probes(Probes),
+    /// Of `reloaded`.
+    Reloaded(Reloaded),
     /// Of `lost`.
     Lost(Lost),
     /// Of `stopped`.
@@ -464,6 +468,26 @@ pub struct Probes {
     pub hooks: Vec<String>,
     /// What can't be seen, in words.
     pub cannot_see: Vec<String>,
+}
+
+/// Options of the daemon have changed while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reloaded {
+    /// Those that count from now on.
+    pub changed: Vec<Changed>,
+    /// Those that were changed, too, but count from the next start only: by their long names on the command line.
+    pub needs_restart: Vec<String>,
+}
+
+/// An option that has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed {
+    /// Its long name on the command line.
+    pub option: String,
+    /// What it was: as it was written, each of several; empty: not set.
+    pub was: Vec<String>,
+    /// What it is.
+    pub is: Vec<String>,
 }
 
 /// Something was not seen.

@@ -161,6 +161,16 @@ impl Correlator {
             self.context.unix_offset_ns = unix_ns.wrapping_sub(observation.at_ns.cast_signed());
         } else if let What::Hooks { see_releases } = observation.what {
             self.context.see_releases = see_releases;
+        } else if let What::Intervals {
+            threshold_ns,
+            poll_interval_ns,
+        } = observation.what
+        {
+            self.context.config.threshold_ns = threshold_ns;
+            self.context.config.poll_interval_ns = poll_interval_ns;
+            for key in self.keys() {
+                self.settle(key, Vec::new(), &mut outputs);
+            }
         } else if let Some(key) = observation.what.key()
             && self.watches(key, &observation.what)
         {
@@ -182,9 +192,7 @@ impl Correlator {
     /// Closes every open episode because the daemon stops.
     pub fn finish(&mut self, at_ns: u64) -> Vec<Output> {
         let mut outputs = Vec::new();
-        let mut keys: Vec<_> = self.sockets.keys().copied().collect();
-        keys.sort_unstable();
-        for key in keys {
+        for key in self.keys() {
             if let Some(watched) = self.sockets.get_mut(&key) {
                 let mut changes = Vec::new();
                 watched.end(at_ns, Ended::Stopped, &mut changes);
@@ -192,6 +200,13 @@ impl Correlator {
             }
         }
         outputs
+    }
+
+    /// The sockets, in an order that does not depend on anything else.
+    fn keys(&self) -> Vec<SocketKey> {
+        let mut keys: Vec<_> = self.sockets.keys().copied().collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Stalls opened so far.
@@ -308,7 +323,7 @@ impl What {
             | Self::Closing { key }
             | Self::Sampled { key, .. }
             | Self::ProcessNamed { key, .. } => Some(key),
-            Self::Hooks { .. } | Self::Clock { .. } | Self::Tick => None,
+            Self::Hooks { .. } | Self::Intervals { .. } | Self::Clock { .. } | Self::Tick => None,
         }
     }
 

@@ -218,7 +218,11 @@ impl Watched {
                     ..known_by_pid(*pid)
                 });
             }
-            What::Resumed { .. } | What::Hooks { .. } | What::Clock { .. } | What::Tick => {}
+            What::Resumed { .. }
+            | What::Hooks { .. }
+            | What::Intervals { .. }
+            | What::Clock { .. }
+            | What::Tick => {}
         }
         changes
     }

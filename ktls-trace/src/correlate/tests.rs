@@ -179,6 +179,47 @@ fn an_episode_opens_at_the_threshold_counted_from_the_push() {
     assert_eq!(stall.evidence.sources, ["hooks", "sock_diag"]);
 }
 
+/// Other intervals, in milliseconds.
+fn intervals(threshold: u64, poll_interval: u64) -> What {
+    What::Intervals {
+        threshold_ns: threshold * MS,
+        poll_interval_ns: poll_interval * MS,
+    }
+}
+
+#[test]
+fn a_threshold_that_is_lowered_counts_for_what_is_held_already() {
+    let mut bench = Bench::new();
+    bench
+        .at(0, intervals(1000, 50))
+        .at(5, refused(held(0, 0)))
+        .at(400, What::Tick);
+    assert_eq!(bench.names(), []);
+    bench.at(410, intervals(100, 50));
+    assert_eq!(bench.names(), [Name::StallOpened]);
+}
+
+#[test]
+fn a_threshold_that_is_raised_moves_what_is_due_and_keeps_what_is_open() {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(10, intervals(300, 50));
+    bench
+        .at(290, What::Tick)
+        .at(291, sampled(290, Some(corked_sample())));
+    assert_eq!(bench.names(), []);
+    bench.at(300, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    bench.at(310, intervals(5000, 50)).at(320, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    bench
+        .at(330, released(16406, ReleasePath::PeerAck))
+        .at(1400, What::Tick);
+    let names = bench.names();
+    assert_eq!(names.last(), Some(&Name::StallClosed));
+    let opened = names.iter().filter(|name| **name == Name::StallOpened);
+    assert_eq!(opened.count(), 1);
+}
+
 #[test]
 fn a_refusal_long_after_the_push_counts_from_the_refusal() {
     let mut bench = Bench::new();
@@ -809,6 +850,10 @@ pub(crate) fn any_what() -> impl Strategy<Value = What> {
             .prop_map(|(key, waited_ns, result)| What::Resumed { key, waited_ns, result }),
         1 => any::<i64>().prop_map(|unix_ns| What::Clock { unix_ns }),
         1 => any::<bool>().prop_map(|see_releases| What::Hooks { see_releases }),
+        1 => (1_u64..500, 1_u64..500).prop_map(|(threshold_ms, poll_interval_ms)| What::Intervals {
+            threshold_ns: threshold_ms * MS,
+            poll_interval_ns: poll_interval_ms * MS,
+        }),
         3 => Just(What::Tick),
     ]
 }
@@ -909,7 +954,7 @@ fn with_key(mut what: What) -> What {
         | What::Closing { key }
         | What::Sampled { key, .. }
         | What::ProcessNamed { key, .. } => *key = KEY,
-        What::Hooks { .. } | What::Clock { .. } | What::Tick => {}
+        What::Hooks { .. } | What::Intervals { .. } | What::Clock { .. } | What::Tick => {}
     }
     what
 }

@@ -26,8 +26,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
     sync::{
-        Notify, OwnedSemaphorePermit, Semaphore,
-        mpsc::{UnboundedReceiver, unbounded_channel},
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
     },
 };
@@ -35,11 +35,12 @@ use tokio::{
 use self::routes::{Serving, routes};
 pub use self::{address::Address, routes::HealthReport};
 use super::{
-    metrics::{Live, Metrics},
+    metrics::{Bounds, Live, Metrics},
     stream::Stream,
 };
 use crate::{
     correlate::{HoldEnded, event::Event},
+    kernel::capabilities,
     probe::Cost,
 };
 
@@ -61,6 +62,9 @@ pub struct Error {
 /// What listens, before there is something to serve.
 #[derive(Debug)]
 pub struct Listening {
+    /// As it was asked for.
+    asked: Address,
+    /// As it was given.
     address: Address,
     socket: Socket,
 }
@@ -77,14 +81,14 @@ impl Listening {
     /// # Errors
     ///
     /// If it is taken, or may not be.
-    pub fn on(address: &Address) -> Result<Self, Error> {
+    pub fn on(asked: &Address) -> Result<Self, Error> {
         let failed = |source| Error {
-            address: address.clone(),
+            address: asked.clone(),
             source,
         };
-        let (address, socket) = match address {
-            Address::Tcp(asked) => {
-                let socket = std::net::TcpListener::bind(asked).map_err(failed)?;
+        let (address, socket) = match asked {
+            Address::Tcp(address) => {
+                let socket = std::net::TcpListener::bind(address).map_err(failed)?;
                 socket.set_nonblocking(true).map_err(failed)?;
                 // Port 0 is any that is free.
                 let bound = socket.local_addr().map_err(failed)?;
@@ -94,10 +98,14 @@ impl Listening {
                 remove_stale(path);
                 let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
                 socket.set_nonblocking(true).map_err(failed)?;
-                (address.clone(), Socket::Unix(socket))
+                (asked.clone(), Socket::Unix(socket))
             }
         };
-        Ok(Self { address, socket })
+        Ok(Self {
+            asked: asked.clone(),
+            address,
+            socket,
+        })
     }
 
     /// Where.
@@ -120,6 +128,43 @@ impl Listening {
             Socket::Unix(socket) => take(UnixListener::from_std(socket)?, routes, room).await,
         }
         Ok(())
+    }
+}
+
+/// The thread: takes connections where it is told to, until it can't be told anything any more.
+async fn listen(mut orders: UnboundedReceiver<Order>, routes: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut listeners = Vec::new();
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Open(socket) => {
+                let (asked, address) = (socket.asked.clone(), socket.address.clone());
+                let serve = socket.run(routes.clone(), Arc::clone(&room));
+                let task = tokio::spawn(async move {
+                    if let Err(error) = serve.await {
+                        tracing::error!("{address}: {error}");
+                    }
+                });
+                listeners.push((asked, task));
+            }
+            Order::Close(address) => {
+                for (asked, task) in listeners.extract_if(.., |(asked, _)| *asked == address) {
+                    task.abort();
+                    remove_socket(&asked);
+                }
+            }
+        }
+    }
+    for (asked, _) in listeners {
+        remove_socket(&asked);
+    }
+}
+
+/// Removes the file of a Unix socket.
+fn remove_socket(address: &Address) {
+    if let Address::Unix(path) = address {
+        // It may be gone already.
+        let _gone = fs::remove_file(path);
     }
 }
 
@@ -165,10 +210,19 @@ pub struct Http {
     shared: Arc<Shared>,
     /// Who wants to know how the run is.
     asked: UnboundedReceiver<Asked>,
-    /// Ends it.
-    stop: Arc<Notify>,
+    /// What its thread is told; it ends when it can't be told anything any more.
+    orders: Option<UnboundedSender<Order>>,
     /// Its thread.
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Order {
+    /// Take connections there.
+    Open(Listening),
+    /// Take none any more where this was asked for.
+    Close(Address),
 }
 
 /// A question of how the run is, to be answered.
@@ -185,7 +239,7 @@ pub struct Answer {
 
 impl Drop for Http {
     fn drop(&mut self) {
-        self.stop.notify_one();
+        self.orders = None;
         // If it panicked there is nothing left to end.
         let _ended = self.thread.take().map(JoinHandle::join);
     }
@@ -203,7 +257,7 @@ impl Http {
             stream: Stream::new(),
         });
         let (ask, asked) = unbounded_channel();
-        let stop = Arc::<Notify>::default();
+        let (orders, taken) = unbounded_channel();
         let routes = routes(Serving {
             shared: Arc::clone(&shared),
             ask,
@@ -211,39 +265,36 @@ impl Http {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let stopped = Arc::clone(&stop);
         let work = move || {
-            let addresses: Vec<_> = sockets
-                .iter()
-                .map(|socket| socket.address.clone())
-                .collect();
-            runtime.block_on(async {
-                let room = Arc::new(Semaphore::new(CONNECTIONS));
-                for socket in sockets {
-                    let (address, room) = (socket.address.clone(), Arc::clone(&room));
-                    let serve = socket.run(routes.clone(), room);
-                    tokio::spawn(async move {
-                        if let Err(error) = serve.await {
-                            tracing::error!("{address}: {error}");
-                        }
-                    });
-                }
-                stopped.notified().await;
-            });
-            for address in addresses {
-                if let Address::Unix(path) = address {
-                    // It may be gone already.
-                    let _gone = fs::remove_file(path);
-                }
-            }
+            // The kernel's counters of a namespace are read through a process in it.
+            capabilities::keep_only(&capabilities::OF_PROCESSES);
+            runtime.block_on(listen(taken, routes));
         };
         let thread = thread::Builder::new().name("http".to_owned()).spawn(work)?;
-        Ok(Self {
+        let http = Self {
             shared,
             asked,
-            stop,
+            orders: Some(orders),
             thread: Some(thread),
-        })
+        };
+        http.go_by(&[], sockets);
+        Ok(http)
+    }
+
+    /// Takes connections at other addresses from now on; those that there are go on.
+    pub fn go_by(&self, closed: &[Address], opened: Vec<Listening>) {
+        let closed = closed.iter().cloned().map(Order::Close);
+        for order in closed.chain(opened.into_iter().map(Order::Open)) {
+            if let Some(orders) = &self.orders {
+                // If the thread panicked, nothing listens.
+                let _ended = orders.send(order);
+            }
+        }
+    }
+
+    /// Goes by other bounds from now on.
+    pub fn bound(&self, bounds: Bounds) {
+        self.shared.metrics.go_by(bounds);
     }
 
     /// Counts and shows an event.

@@ -76,7 +76,7 @@ fn priority(event: &Event) -> Priority {
         }
         Body::Stall(_) => Priority::Notice,
         Body::Lost(_) => Priority::Warning,
-        Body::Started(_) | Body::Probes(_) | Body::Stopped(_) => Priority::Info,
+        Body::Started(_) | Body::Probes(_) | Body::Reloaded(_) | Body::Stopped(_) => Priority::Info,
     }
 }
 

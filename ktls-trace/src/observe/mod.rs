@@ -120,6 +120,13 @@ pub enum What {
         /// Whether they see held bytes leave.
         see_releases: bool,
     },
+    /// The run goes by other intervals from now on.
+    Intervals {
+        /// How long bytes may be held before a stall is opened.
+        threshold_ns: u64,
+        /// How often `sock_diag` is asked about a suspect.
+        poll_interval_ns: u64,
+    },
     /// What time it is: `CLOCK_REALTIME` in nanoseconds at `at_ns`.
     Clock {
         /// Nanoseconds since 1970.

@@ -18,7 +18,10 @@ use ktls_trace_common::event::Tx;
 use tokio::sync::{mpsc, oneshot};
 
 use super::load::{Error, chain, open_map};
-use crate::{kernel::plan::Hook, memory};
+use crate::{
+    kernel::{capabilities, plan::Hook},
+    memory,
+};
 
 /// Bytes of a map's value that is only ever removed.
 type Opaque<const SIZE: usize> = [u8; SIZE];
@@ -83,6 +86,7 @@ impl Armory {
         let (orders, orders_taken) = orders::channel();
         let (tell, done) = mpsc::unbounded_channel();
         let work = move || {
+            capabilities::keep_only(&capabilities::OF_HOOKS);
             // Verified before they are needed; what is refused is told when it is.
             for &hook in &hot {
                 if let Err(error) = load(&mut programs, hook) {

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{KProbe, ProgramInfo},
 };
 use aya_log::EbpfLogger;
@@ -21,6 +21,9 @@ use crate::kernel::plan::{Hook, Probes};
 
 /// The programs, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
+
+/// Name of the map of globals that may change.
+const DATA: &str = ".data";
 
 /// Why the programs could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +99,8 @@ pub struct Probe {
     pub deaf: bool,
     /// The programs' counters.
     counters: PerCpuArray<MapData, u64>,
+    /// What they look at: the section of their one global that changes.
+    filter: Array<MapData, Filter>,
     /// Sockets under suspicion.
     pub suspects: Suspects,
     /// The programs' own diagnostics, if wanted.
@@ -180,11 +185,14 @@ impl Probe {
                 }
             })?;
         let suspects = open_map(&mut programs, "SUSPECTS")?;
+        let filter = Array::try_from(take(&mut programs, DATA)?)
+            .map_err(|source| Error::Map { name: DATA, source })?;
         let probe = Self {
             armory: Armory::start(programs, later, hooks.to_vec())?,
             ring,
             deaf: false,
             counters,
+            filter,
             suspects: Suspects(suspects),
             log,
         };
@@ -194,6 +202,16 @@ impl Probe {
     /// Orders the hot hooks to be attached, or taken away again; [`Probe::stirs`] says when that is done.
     pub fn arm(&self, wanted: bool) {
         self.armory.order(wanted);
+    }
+
+    /// Has the programs look at something else.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not take it.
+    pub fn look_at(&mut self, filter: Filter) -> Result<(), Error> {
+        let set = self.filter.set(0, filter, 0);
+        set.map_err(|source| Error::Map { name: DATA, source })
     }
 
     /// Asks what the programs have cost so far; the answer may have to wait for an order that is being carried out.

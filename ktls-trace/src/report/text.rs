@@ -6,7 +6,9 @@ use anstyle::AnsiColor;
 
 use super::name;
 use crate::correlate::{
-    event::{Body, Cadence, Ended, Event, Lost, Name, Probes, Stall, Started, Stopped},
+    event::{
+        Body, Cadence, Changed, Ended, Event, Lost, Name, Probes, Reloaded, Stall, Started, Stopped,
+    },
     rules::{Confidence, Gate, Verdict},
 };
 
@@ -40,7 +42,9 @@ pub fn coloured(event: &Event) -> String {
             AnsiColor::Red
         }
         (Body::Stall(_) | Body::Lost(_), _) => AnsiColor::Yellow,
-        (Body::Started(_) | Body::Probes(_) | Body::Stopped(_), _) => AnsiColor::Cyan,
+        (Body::Started(_) | Body::Probes(_) | Body::Reloaded(_) | Body::Stopped(_), _) => {
+            AnsiColor::Cyan
+        }
     };
     let style = colour.on_default().bold();
     let text = self::event(event);
@@ -79,6 +83,7 @@ fn body(event: &Event) -> String {
             not_seen(&mut text, cannot_see);
             text
         }
+        Body::Reloaded(details) => reloaded(details),
         Body::Lost(Lost {
             place,
             count,
@@ -114,6 +119,31 @@ fn started(details: &Started) -> String {
     };
     let mut text = format!("START   kernel {kernel}, {how}, threshold {threshold_ms} ms");
     not_seen(&mut text, cannot_see);
+    text
+}
+
+/// Other options count from now on.
+fn reloaded(details: &Reloaded) -> String {
+    let Reloaded {
+        changed,
+        needs_restart,
+    } = details;
+    let words = |values: &[String]| match values {
+        [] => "not set".to_owned(),
+        values => values.join(" "),
+    };
+    let mut text = "RELOAD  options have changed".to_owned();
+    for Changed { option, was, is } in changed {
+        add!(
+            text,
+            "\n        {option}: {} (was: {})",
+            words(is),
+            words(was)
+        );
+    }
+    for option in needs_restart {
+        add!(text, "\n        {option}: counts from the next start only");
+    }
     text
 }
 

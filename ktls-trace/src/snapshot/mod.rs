@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caps::Capability;
 use document::{NamespaceInfo, Snapshot, SocketReport};
 use owners::Owners;
 use rates::Rates;
@@ -224,7 +225,7 @@ fn assemble(places: Vec<Place>, hidden_processes: usize) -> Snapshot {
         unowned: (reports.iter())
             .filter(|report| report.socket.inode.is_some() && report.process.is_none())
             .count(),
-        no_net_admin: capabilities::missing().contains(&"CAP_NET_ADMIN"),
+        no_net_admin: !capabilities::has(Capability::CAP_NET_ADMIN),
     };
     let cannot_see = unseen.lines();
     Snapshot::new(document::Head {

@@ -4,8 +4,10 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::Notify;
 
+use super::reload::Reload;
 use crate::{
     correlate::event::Event,
+    export::Exports,
     observe::{Observation, recording::Recorder},
 };
 
@@ -28,15 +30,21 @@ pub struct Control<'a> {
     pub listen: Box<dyn FnMut(Seen<'_>) + 'a>,
     /// Keeps what is observed.
     pub recorder: Option<Recorder>,
+    /// Reads the options again (SIGHUP), changes the exports if they are others, and says what else is.
+    pub reread: Reread<'a>,
 }
 
+/// What changes the exports and says what else is new; nothing is, or why all stays as it was.
+pub type Reread<'a> = Box<dyn FnMut(&mut Exports) -> Result<Option<Reload>, String> + 'a>;
+
 impl Default for Control<'_> {
-    /// Nobody listens, and nobody but a signal or the time ends it.
+    /// Nobody listens, nobody but a signal or the time ends it, and its options stay.
     fn default() -> Self {
         Self {
             stop: Arc::default(),
             listen: Box::new(|_| {}),
             recorder: None,
+            reread: Box::new(|_| Ok(None)),
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Hooks {
     pub(super) suspects: HashMap<SocketKey, (u64, u64)>,
     /// Whether the hot hooks were ordered to be attached.
     pub(super) armed: bool,
+    /// Which hooks are attached, and when; a reload does not change it.
+    pub(super) probes: Probes,
 }
 
 impl Hooks {
@@ -105,6 +107,7 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
         symbols,
         suspects: HashMap::new(),
         armed: false,
+        probes: probe_options.probes,
     })
 }
 
@@ -159,8 +162,8 @@ impl Session<'_> {
 
     /// Orders the hot hooks to be attached, or taken away, if that is left to the daemon.
     pub(super) fn arm(&mut self, wanted: bool) {
-        if self.options.probes() == Probes::Auto
-            && let Mode::Hooks(hooks) = &mut self.mode
+        if let Mode::Hooks(hooks) = &mut self.mode
+            && hooks.probes == Probes::Auto
             && hooks.armed != wanted
         {
             hooks.armed = wanted;
@@ -189,10 +192,12 @@ impl Session<'_> {
         hooks.attached.hooks.retain(|hook| !hook.hot);
         hooks.attached.hooks.extend(hot);
         let took = took.as_millis();
-        let reason = if wanted && self.poller.asks() {
-            format!("a stall was opened; attaching took {took} ms")
-        } else if wanted {
+        let reason = if wanted && !self.poller.asks() {
             format!("sock_diag can't be asked; attaching took {took} ms")
+        } else if wanted && self.options.needs_all() {
+            format!("one process is looked at; attaching took {took} ms")
+        } else if wanted {
+            format!("a stall was opened; attaching took {took} ms")
         } else {
             let calm = ARMED_FOR.as_secs();
             format!("no stall for {calm} s; detaching took {took} ms")
@@ -204,7 +209,7 @@ impl Session<'_> {
     /// Takes the hot hooks away if there has been nothing for them to do for long enough.
     pub(super) fn disarm_when_calm(&mut self) {
         let calm = self.calm.open == 0 && self.calm.since.elapsed() >= ARMED_FOR;
-        if calm && self.poller.asks() {
+        if calm && self.poller.asks() && !self.options.needs_all() {
             self.arm(false);
         }
     }
@@ -214,6 +219,7 @@ impl Session<'_> {
         let facts = Facts::gather_from(&self.options.btf, &self.options.without);
         self.plan = Plan::new(&facts, &self.options.without.functions);
         self.mode = observe_how(&self.options, &facts, &self.plan);
+        self.give_up_capabilities();
         if let Some(recorder) = &mut self.control.recorder {
             recorder.kernel(KernelFacts::new(&facts, &self.plan));
         }
@@ -226,6 +232,13 @@ impl Session<'_> {
         };
         self.tell_correlator_of_hooks();
         self.tell_probes(reason);
+    }
+
+    /// Gives up the capabilities that have done their work, unless hooks are still to be attached by this thread.
+    pub(super) fn give_up_capabilities(&self) {
+        if self.options.gives_up_capabilities && !matches!(self.mode, Mode::WaitingForTls) {
+            capabilities::keep_only(&capabilities::OF_A_RUN);
+        }
     }
 
     /// Tells the correlator what the hooks can see.

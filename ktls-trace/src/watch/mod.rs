@@ -5,10 +5,12 @@ mod control;
 mod hooks;
 mod poller;
 pub(crate) mod process;
+mod reload;
 mod service;
 mod session;
 mod tell;
 
-pub use control::{Control, Seen};
+pub use control::{Control, Reread, Seen};
 pub(crate) use poller::sample_of;
+pub use reload::Reload;
 pub use session::{Error, Options, run, run_within};

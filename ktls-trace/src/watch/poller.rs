@@ -9,7 +9,7 @@ use std::{
 use tokio::{
     sync::mpsc::{self, Receiver, Sender},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
 use super::{clock, session::Options};
@@ -59,6 +59,30 @@ enum Request {
     DumpOnce,
     /// Ask about all kTLS sockets from now on, every poll interval.
     Dump,
+    /// Look there from now on.
+    Look(Look),
+}
+
+/// Where dumps look, and how often.
+#[derive(Clone, Debug)]
+struct Look {
+    /// In which network namespaces.
+    which: Which,
+    /// Only at sockets with this port; 0: any.
+    port: u16,
+    /// How often.
+    period: Duration,
+}
+
+impl Look {
+    /// As the options say.
+    fn new(options: &Options) -> Self {
+        Self {
+            which: options.netns.clone(),
+            port: u16::try_from(options.filter.port).unwrap_or(0),
+            period: Duration::from_nanos(options.correlate.poll_interval_ns),
+        }
+    }
 }
 
 /// The asking task.
@@ -87,17 +111,15 @@ impl Poller {
         let (to_session, answers) = mpsc::channel(QUESTIONS);
         let worker = Worker {
             own_netns: netns::own(),
-            which: options.netns.clone(),
+            look: Look::new(options),
             places: Vec::new(),
             places_found: None,
             own,
             others: HashMap::new(),
             answers: to_session,
-            port: u16::try_from(options.filter.port).unwrap_or(0),
             seen: HashSet::new(),
         };
-        let period = Duration::from_nanos(options.correlate.poll_interval_ns);
-        let task = tokio::spawn(worker.work(from_session, period, dump));
+        let task = tokio::spawn(worker.work(from_session, dump));
         Ok(Self {
             requests: Some(requests),
             answers: Some(answers),
@@ -135,6 +157,11 @@ impl Poller {
         self.request(Request::Dump);
     }
 
+    /// Goes by other options from now on.
+    pub(super) fn go_by(&self, options: &Options) {
+        self.request(Request::Look(Look::new(options)));
+    }
+
     /// Hands a request to the task.
     fn request(&self, request: Request) {
         if let Some(requests) = &self.requests
@@ -165,8 +192,8 @@ struct Elsewhere {
 
 /// The state of the task.
 struct Worker {
-    /// In which network namespaces to dump.
-    which: Which,
+    /// Where dumps look.
+    look: Look,
     /// Those that were found.
     places: Vec<Namespace>,
     /// When they were looked for.
@@ -179,17 +206,14 @@ struct Worker {
     others: HashMap<u32, Elsewhere>,
     /// Where answers go.
     answers: Sender<Answer>,
-    /// Look only at sockets with this port; 0: any.
-    port: u16,
     /// Sockets of the last dump that had unsent bytes, by cookie.
     seen: HashSet<u64>,
 }
 
 impl Worker {
     /// Works until nobody asks any more.
-    async fn work(mut self, mut requests: Receiver<Request>, period: Duration, mut dump: bool) {
-        let mut ticker = interval(period);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn work(mut self, mut requests: Receiver<Request>, mut dump: bool) {
+        let mut ticker = self.ticker();
         let mut let_go = interval(NAMESPACE_KEPT);
         let_go.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -207,6 +231,11 @@ impl Worker {
                         }
                     }
                     Some(Request::Dump) => dump = true,
+                    Some(Request::Look(look)) => {
+                        self.look = look;
+                        self.places_found = None;
+                        ticker = self.ticker();
+                    }
                     None => return,
                 },
                 _ = let_go.tick(), if !self.others.is_empty() => {
@@ -219,6 +248,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Ticks when it is time for a dump.
+    fn ticker(&self) -> Interval {
+        let mut ticker = interval(self.look.period);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticker
     }
 
     /// Dumps and answers; `false` if nobody listens any more.
@@ -296,7 +332,7 @@ impl Worker {
         if self.places_found.is_some_and(lately) {
             return;
         }
-        match namespaces::find(&self.which) {
+        match namespaces::find(&self.look.which) {
             Ok(found) => self.places = found.namespaces,
             Err(error) => tracing::warn!("the network namespaces can't be listed: {error}"),
         }
@@ -369,7 +405,7 @@ impl Worker {
 
     /// Whether a socket of a dump is told of: bytes wait, or waited the last time.
     fn wanted(&self, sample: &SocketSample) -> bool {
-        let port = self.port;
+        let port = self.look.port;
         let here = port == 0 || sample.src.port() == port || sample.dst.port() == port;
         let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
         here && (waits || self.seen.contains(&sample.cookie))

@@ -4,6 +4,8 @@ use std::env;
 
 use libsystemd::daemon::{self, NotifyState};
 
+use super::clock;
+
 /// The service manager.
 #[derive(Debug)]
 pub(super) struct Manager {
@@ -27,6 +29,13 @@ impl Manager {
     pub(super) fn ready(&mut self, status: &str) {
         status.clone_into(&mut self.status);
         tell(&[NotifyState::Ready, NotifyState::Status(status.to_owned())]);
+    }
+
+    /// The run reads its options again; [`Manager::ready`] says when that is done.
+    pub(super) fn reloading() {
+        // Whoever asked for it wants to know since when (`Type=notify-reload`).
+        let since = format!("MONOTONIC_USEC={}", clock::monotonic_ns() / 1000);
+        tell(&[NotifyState::Reloading, NotifyState::Other(since)]);
     }
 
     /// The run is alive, and this is how it is.

@@ -22,14 +22,17 @@ use super::{
 use crate::{
     correlate::{self, Correlator, Output},
     export::{Exports, Report, Wish},
-    kernel::{Facts, Plan, modules, namespaces::Which, netns, plan::Probes, without::Without},
+    kernel::{
+        Facts, Plan, capabilities, modules, namespaces::Which, netns, plan::Probes,
+        symbols::Symbols, without::Without,
+    },
     memory,
     observe::{
         Observation, SocketKey, What,
         recording::{KernelFacts, Recorder},
     },
     probe::{self, Stir},
-    watch::{Control, Seen},
+    watch::{Control, Reread, Seen},
 };
 
 /// How often it is looked whether kernel TLS has appeared, what is recorded is written, and what the programs say is shown.
@@ -59,14 +62,20 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Whether the programs' own diagnostics are wanted.
     pub programs_log: bool,
+    /// Whether the calling thread may lose what capabilities are not needed any more, once hooks are attached.
+    pub gives_up_capabilities: bool,
 }
 
 impl Options {
-    /// Which hooks are attached, and when. A timer knows a socket's process only by the send hooks, and without
-    /// the release hook `sock_diag` has to say whether bytes are still held: then all are needed.
+    /// Whether the hot hooks are needed all the time: a timer knows a socket's process only by the send hooks, and
+    /// without the release hook `sock_diag` has to say whether bytes are still held.
+    pub(super) fn needs_all(&self) -> bool {
+        self.filter.tgid != 0 || self.without.sock_diag
+    }
+
+    /// Which hooks are attached, and when, if they are attached now.
     pub(super) fn probes(&self) -> Probes {
-        let needs_all = self.filter.tgid != 0 || self.without.sock_diag;
-        if self.probes == Probes::Auto && needs_all {
+        if self.probes == Probes::Auto && self.needs_all() {
             Probes::Full
         } else {
             self.probes
@@ -98,6 +107,8 @@ pub(super) struct Session<'a> {
     pub(super) options: Options,
     /// How it sees.
     pub(super) mode: Mode,
+    /// What missing capabilities cost, a line each, as it was before some were given up.
+    pub(super) losses: Vec<String>,
     /// What the kernel offers.
     pub(super) plan: Plan,
     /// Joins what is seen.
@@ -121,7 +132,8 @@ pub(super) struct Session<'a> {
 }
 
 /// Observes until stopped, tells what it finds to `exports`, and records what led to it if that is
-/// wanted. `ready` is called once with a line that says how the kernel is observed.
+/// wanted. On SIGHUP `reread` says what to go by from then on. `ready` is called once with a line that says how the
+/// kernel is observed.
 ///
 /// # Errors
 ///
@@ -130,6 +142,7 @@ pub async fn run(
     options: Options,
     exports: Exports,
     recorder: Option<Recorder>,
+    reread: Reread<'_>,
     ready: impl FnOnce(&str),
 ) -> Result<(), Error> {
     let facts = if options.no_bpf {
@@ -139,6 +152,7 @@ pub async fn run(
     };
     let control = Control {
         recorder,
+        reread,
         ..Control::default()
     };
     run_within(facts, options, exports, control, ready).await
@@ -182,6 +196,7 @@ pub async fn run_within(
     let mut session = Session {
         control,
         correlator: Correlator::new(config),
+        losses: losses_of(&options, &mode, &facts),
         options,
         mode,
         plan,
@@ -206,6 +221,7 @@ pub async fn run_within(
     if all && matches!(session.mode, Mode::Hooks(_)) {
         session.poller.dump_once();
     }
+    session.give_up_capabilities();
     ready(&session.ready_line());
     session.tell_manager(Manager::ready);
     drop(facts);
@@ -213,6 +229,14 @@ pub async fn run_within(
     session.watch(&mut signals).await;
     session.stop();
     Ok(())
+}
+
+/// What missing capabilities cost.
+fn losses_of(options: &Options, mode: &Mode, facts: &Facts) -> Vec<String> {
+    let shows = |symbols: &Symbols| symbols.shows_addresses();
+    let hides_addresses =
+        !matches!(mode, Mode::Polling(_)) && !facts.symbols.as_ref().is_ok_and(shows);
+    capabilities::losses(options.netns != Which::Own, hides_addresses)
 }
 
 /// Starts to ask `sock_diag`, unless that is to be done without.
@@ -259,7 +283,7 @@ impl Session<'_> {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
                 () = self.control.stop.notified() => break,
-                _ = signals.hangup.recv() => self.exports.outlets.reopen(),
+                _ = signals.hangup.recv() => self.reload(),
                 () = at(end) => break,
                 () = at(deadline) => {
                     // What the hooks saw before comes first: it may have settled what is due.

@@ -12,10 +12,7 @@ use crate::{
         Answer, Report,
         metrics::{Health, Live},
     },
-    kernel::{
-        capabilities,
-        plan::{Hook, Probes},
-    },
+    kernel::plan::{Hook, Probes},
     observe::recording::Recorder,
     watch::Seen,
 };
@@ -54,7 +51,7 @@ impl Session<'_> {
         let counters = self.counters();
         let counter = |slot| self.counter(slot);
         // What the hot hooks counted is not all, unless they were always there.
-        let all = self.options.probes() == Probes::Full;
+        let all = self.probes() == Probes::Full;
         let sends = |slot| counter(slot).filter(|_| all);
         let stopped = Stopped {
             stalls: self.correlator.stalls(),
@@ -100,9 +97,7 @@ impl Session<'_> {
             kernel: release.to_owned(),
             mode: mode.to_owned(),
             probes: match &self.mode {
-                Mode::Hooks(_) | Mode::WaitingForTls => {
-                    Some(self.options.probes().name().to_owned())
-                }
+                Mode::Hooks(_) | Mode::WaitingForTls => Some(self.probes().name().to_owned()),
                 Mode::Polling(_) => None,
             },
             threshold_ms: milliseconds(self.options.correlate.threshold_ns),
@@ -208,13 +203,7 @@ impl Session<'_> {
                      as unknown"
                         .to_owned(),
                 ];
-                if capabilities::missing().contains(&"CAP_NET_ADMIN") {
-                    lines.push(
-                        "without CAP_NET_ADMIN most kernels don't say which sockets use TLS: then \
-                         none is looked at"
-                            .to_owned(),
-                    );
-                }
+                lines.extend(self.losses.iter().cloned());
                 lines
             }
             Mode::Hooks(hooks) => {
@@ -222,7 +211,7 @@ impl Session<'_> {
                     .plan
                     .choices
                     .iter()
-                    .filter(|choice| !hooks.would_serve(choice, self.options.probes()));
+                    .filter(|choice| !hooks.would_serve(choice, hooks.probes));
                 let mut lines: Vec<String> = lost
                     .map(|choice| format!("{}: {}", choice.observable, choice.loss()))
                     .collect();
@@ -233,6 +222,7 @@ impl Session<'_> {
                 if !self.poller.asks() {
                     lines.push("sock_diag is not asked: no verdict is proven".to_owned());
                 }
+                lines.extend(self.losses.iter().cloned());
                 lines
             }
         }
@@ -258,7 +248,7 @@ impl Session<'_> {
         match &self.mode {
             Mode::Hooks(hooks) => {
                 let attached = hooks.attached.hooks.len();
-                match self.options.probes() {
+                match hooks.probes {
                     Probes::Auto => {
                         let all = self.plan.hooks().len() - hooks.attached.failed.len();
                         let more = all - attached;

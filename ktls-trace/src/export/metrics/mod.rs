@@ -107,15 +107,22 @@ pub struct Metrics {
     open: Mutex<HashMap<String, Kind>>,
     /// Processes that have a series of their own.
     processes: Mutex<HashSet<String>>,
-    /// How many may have one.
-    most_processes: usize,
+    /// What bounds them.
+    bounds: Mutex<Bounds>,
+}
+
+/// What bounds the metrics of a run.
+#[derive(Clone, Debug)]
+pub struct Bounds {
     /// In which namespaces the kernel's own counters are read.
-    netns: Which,
+    pub netns: Which,
+    /// How many processes may have a series of their own.
+    pub most_processes: usize,
 }
 
 impl Metrics {
-    /// Of a run on a kernel of this release; so many processes have a series of their own.
-    pub fn new(kernel: &str, netns: Which, most_processes: usize) -> Self {
+    /// Of a run on a kernel of this release.
+    pub fn new(kernel: &str, bounds: Bounds) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let info = Info::new([
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -157,13 +164,11 @@ impl Metrics {
             held_bytes.clone(),
         );
         let owners = Family::default();
-        if most_processes > 0 {
-            registry.register(
-                "process_stalls",
-                "Stalls closed, by name of the process",
-                owners.clone(),
-            );
-        }
+        registry.register(
+            "process_stalls",
+            "Stalls closed, by name of the process",
+            owners.clone(),
+        );
         for verdict in [Verdict::CorkedCompletedRecord, Verdict::Unknown] {
             // There from the start, so that an increase is seen of the first one.
             drop(closed.get_or_create(&Kind::new(verdict, None)));
@@ -179,9 +184,21 @@ impl Metrics {
             owners,
             open: Mutex::default(),
             processes: Mutex::default(),
-            most_processes,
-            netns,
+            bounds: Mutex::new(bounds),
         }
+    }
+
+    /// Goes by other bounds; a process that has a series keeps it.
+    pub fn go_by(&self, bounds: Bounds) {
+        *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = bounds;
+    }
+
+    /// What bounds them now.
+    fn bounds(&self) -> Bounds {
+        self.bounds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Counts an event.
@@ -209,7 +226,8 @@ impl Metrics {
 
     /// Counts a stall for its process, if processes are wanted.
     fn count_owner(&self, stall: &Stall, kind: &Kind) {
-        if self.most_processes == 0 {
+        let most_processes = self.bounds().most_processes;
+        if most_processes == 0 {
             return;
         }
         let comm = stall
@@ -222,7 +240,7 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let known = processes.contains(&comm)
-            || (processes.len() < self.most_processes && processes.insert(comm.clone()));
+            || (processes.len() < most_processes && processes.insert(comm.clone()));
         let owner = Owner {
             comm: if known { comm } else { OTHER.to_owned() },
             verdict: kind.verdict.clone(),
@@ -250,7 +268,7 @@ impl Metrics {
     ///
     /// If a name or label can't be written, which would be a mistake of ours.
     pub fn text(&self, live: Live) -> Result<String, std::fmt::Error> {
-        let tls_stat = tls_stat::read_all(&self.netns);
+        let tls_stat = tls_stat::read_all(&self.bounds().netns);
         let mut now = Registry::with_prefix(PREFIX);
         now.register_collector(Box::new(Now { live, tls_stat }));
         let mut text = String::new();

@@ -2,7 +2,11 @@ use super::*;
 use crate::{correlate::tests::stall_event, observe::ReleasePath, probe::Cost};
 
 fn metrics(most_processes: usize) -> Metrics {
-    Metrics::new("6.12.0-test", Which::Own, most_processes)
+    let bounds = Bounds {
+        netns: Which::Own,
+        most_processes,
+    };
+    Metrics::new("6.12.0-test", bounds)
 }
 
 /// The value of a series, named as in the text.

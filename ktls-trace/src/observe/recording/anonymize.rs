@@ -89,6 +89,7 @@ impl Anonymizer {
             | What::ZeroWindowProbe { .. }
             | What::Closing { .. }
             | What::Hooks { .. }
+            | What::Intervals { .. }
             | What::Clock { .. }
             | What::Tick) => what,
         };

@@ -5,7 +5,7 @@
 //! own. Inside are lines of JSON:
 //!
 //! ```text
-//! {"recording":"ktls-trace-recording","version":1,"made_by":"0.1.0","config":{…},"kernel":{…}}
+//! {"recording":"ktls-trace-recording","version":2,"made_by":"0.1.0","config":{…},"kernel":{…}}
 //! {"observed":{"at_ns":…,"what":{…}}}
 //! {"told":{"unix_ns":…,"what":{"started":{…}}}}
 //! {"finished":{"at_ns":…}}
@@ -17,7 +17,7 @@
 //! A chunk is written when a second has passed, so what ends the daemon costs a second at most.
 //!
 //! Fields are only ever added, with a default that means "not known"; a change by which an older reader
-//! would replay something else raises [`VERSION`].
+//! would replay something else raises [`VERSION`]. Version 2 brought intervals that change during a run.
 //!
 //! There is no payload in it, no key and no address of the kernel's memory.
 
@@ -45,13 +45,13 @@ pub use writer::{CreateError, Options, Recorder, Trouble};
 use super::Observation;
 use crate::correlate::{
     Config,
-    event::{Body, Lost, Name, Probes, Started, Stopped},
+    event::{Body, Lost, Name, Probes, Reloaded, Started, Stopped},
 };
 
 /// What the first line of a recording says it is.
 pub const MAGIC: &str = "ktls-trace-recording";
 /// The version of the format that is written, and the newest that is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,8 @@ pub enum Told {
     Started(Started),
     /// `probes-changed`.
     ProbesChanged(Probes),
+    /// `reloaded`.
+    Reloaded(Reloaded),
     /// `lost`.
     Lost(Lost),
     /// `stopped`.
@@ -125,6 +127,7 @@ impl Told {
         match body {
             Body::Started(body) => Some(Self::Started(body.clone())),
             Body::Probes(body) => Some(Self::ProbesChanged(body.clone())),
+            Body::Reloaded(body) => Some(Self::Reloaded(body.clone())),
             Body::Lost(body) => Some(Self::Lost(body.clone())),
             Body::Stopped(body) => Some(Self::Stopped(body.clone())),
             Body::Stall(_) => None,
@@ -136,6 +139,7 @@ impl Told {
         match self {
             Self::Started(body) => (Name::Started, Body::Started(body)),
             Self::ProbesChanged(body) => (Name::ProbesChanged, Body::Probes(body)),
+            Self::Reloaded(body) => (Name::Reloaded, Body::Reloaded(body)),
             Self::Lost(body) => (Name::Lost, Body::Lost(body)),
             Self::Stopped(body) => (Name::Stopped, Body::Stopped(body)),
         }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{End, Entry, Header, MAGIC, VERSION, chunk};
-use crate::correlate::Config;
+use crate::{correlate::Config, observe::What};
 
 /// No clock of a run goes past this: 146 years.
 const LATEST_NS: u64 = 1 << 62;
@@ -161,6 +161,17 @@ impl<R: BufRead> Reader<R> {
         if at_ns > LATEST_NS {
             return Err(self.damaged("the next is of a moment that no clock shows".to_owned()));
         }
+        if let Entry::Observed(observation) = &entry
+            && let What::Intervals {
+                threshold_ns,
+                poll_interval_ns,
+            } = observation.what
+            && ![threshold_ns, poll_interval_ns]
+                .into_iter()
+                .all(is_interval)
+        {
+            return Err(self.damaged("the next names an interval that no run can have".to_owned()));
+        }
         let Entry::End(end) = entry else {
             self.entries += 1;
             return Ok(Some(entry));
@@ -214,9 +225,14 @@ fn is_sensible(config: &Config) -> bool {
         asks_unhooked: _,
         own_netns: _,
     } = config;
-    [threshold_ns, poll_interval_ns, flowing_ns, forget_ns]
+    [*threshold_ns, *poll_interval_ns, *flowing_ns, *forget_ns]
         .into_iter()
-        .all(|interval_ns| (1..=LATEST_NS).contains(interval_ns))
+        .all(is_interval)
+}
+
+/// Whether time passes by it.
+fn is_interval(interval_ns: u64) -> bool {
+    (1..=LATEST_NS).contains(&interval_ns)
 }
 
 /// Understands a line.

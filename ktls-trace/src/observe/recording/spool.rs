@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::chunk;
+use crate::kernel::capabilities;
 
 /// Lines that may wait to be written, in bytes.
 const WAITING_BYTES: usize = 8 * 1024 * 1024;
@@ -61,6 +62,7 @@ impl Spool {
         thread::Builder::new()
             .name("recording".to_owned())
             .spawn(move || {
+                capabilities::keep_only(&[]);
                 write_all(file, &from_us, &shared);
                 drop::<Sender<()>>(until_end);
             })?;

@@ -407,6 +407,26 @@ fn times_by_which_no_replay_would_end_are_damage() {
     }
 }
 
+#[test]
+fn intervals_that_change_meanwhile_have_to_be_sensible_too() {
+    let with = |poll_interval_ns| {
+        let folder = Folder::new();
+        let path = folder.file();
+        let observation = Observation {
+            at_ns: 1,
+            what: What::Intervals {
+                threshold_ns: 1,
+                poll_interval_ns,
+            },
+        };
+        live(&[Step::Observe(observation)], options(&path));
+        fs::read(path).unwrap()
+    };
+    assert!(replayed(&with(1)).1.is_ok());
+    let (_, ended) = replayed(&with(0));
+    assert!(matches!(ended, Err(Error::Damaged { .. })), "{ended:?}");
+}
+
 /// Tends a recording until it tells its trouble.
 fn trouble(recorder: &mut Recorder) -> super::Trouble {
     let deadline = Instant::now() + Duration::from_secs(10);
