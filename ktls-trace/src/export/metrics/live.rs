@@ -93,6 +93,17 @@ const COUNTERS: [(u32, &str, &str); 7] = [
     ),
 ];
 
+/// Where something can be lost. Each is there from the start, so that an increase is seen of the first loss.
+const PLACES: [&str; 7] = [
+    "ring-buffer",
+    "suspects-map",
+    "calls-map",
+    "sock-diag",
+    "output",
+    "journal",
+    "recording",
+];
+
 impl Collector for Now {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Self { live, tls_stat } = self;
@@ -127,13 +138,19 @@ impl Collector for Now {
             gauge,
             hooks.map(|(hook, attached)| ([("hook", hook.as_str())], u64::from(*attached))),
         )?;
-        let lost = live.lost.iter();
+        let lost = live
+            .lost
+            .iter()
+            .map(|(place, count)| (place.as_str(), *count));
+        let nothing = |place: &&str| !live.lost.iter().any(|(lost, _)| lost == place);
+        let not_lost = PLACES.into_iter().filter(nothing).map(|place| (place, 0));
         series(
             &mut encoder,
             "lost",
             "What was not seen or not written, by where it was lost",
             MetricType::Counter,
-            lost.map(|(place, count)| ([("place", place.as_str())], *count)),
+            lost.chain(not_lost)
+                .map(|(place, count)| ([("place", place)], count)),
         )?;
         costs(&mut encoder, &live.costs)?;
         tls_stat::encode(&mut encoder, tls_stat)

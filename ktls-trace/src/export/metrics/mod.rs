@@ -25,6 +25,7 @@ use crate::{
         rules::{Gate, Verdict},
     },
     kernel::namespaces::Which,
+    observe::ReleasePath,
 };
 
 /// The content type of the text format.
@@ -44,6 +45,23 @@ const HELD_BYTES: [f64; 8] = [
     66_560.0,
     266_240.0,
     1_064_960.0,
+];
+/// The limits that a writer can have met.
+const GATES: [Option<Gate>; 4] = [
+    None,
+    Some(Gate::NotsentLowat),
+    Some(Gate::Sndbuf),
+    Some(Gate::Both),
+];
+/// Who can have let bytes go.
+const PATHS: [ReleasePath; 7] = [
+    ReleasePath::PeerAck,
+    ReleasePath::PersistTimer,
+    ReleasePath::LaterSend,
+    ReleasePath::TransmitQueue,
+    ReleasePath::Close,
+    ReleasePath::None,
+    ReleasePath::Unknown,
 ];
 /// What a process is called for which there is no series of its own.
 const OTHER: &str = "other";
@@ -73,6 +91,15 @@ struct Release {
     verdict: String,
     /// Who.
     path: String,
+}
+
+impl Release {
+    fn new(verdict: Verdict, path: ReleasePath) -> Self {
+        Self {
+            verdict: name_of(&verdict).unwrap_or_default(),
+            path: name_of(&path).unwrap_or_default(),
+        }
+    }
 }
 
 /// Whose stall.
@@ -118,6 +145,20 @@ pub struct Bounds {
     pub netns: Which,
     /// How many processes may have a series of their own.
     pub most_processes: usize,
+}
+
+/// Puts the series at 0 that alerts and rates look at: Prometheus sees no increase in a series that begins with its first
+/// count, so the only stall of a day would pass unseen.
+fn from_the_start(closed: &Family<Kind, Counter>, holds: &Family<Release, Counter>) {
+    let corked = Verdict::CorkedCompletedRecord;
+    for verdict in [corked, Verdict::Unknown] {
+        for gate in GATES {
+            drop(closed.get_or_create(&Kind::new(verdict, gate)));
+        }
+    }
+    for path in PATHS {
+        drop(holds.get_or_create(&Release::new(corked, path)));
+    }
 }
 
 impl Metrics {
@@ -169,10 +210,7 @@ impl Metrics {
             "Stalls closed, by name of the process",
             owners.clone(),
         );
-        for verdict in [Verdict::CorkedCompletedRecord, Verdict::Unknown] {
-            // There from the start, so that an increase is seen of the first one.
-            drop(closed.get_or_create(&Kind::new(verdict, None)));
-        }
+        from_the_start(&closed, &holds);
         Self {
             registry,
             opened,
@@ -250,10 +288,7 @@ impl Metrics {
 
     /// Counts a hold that is over.
     pub fn hold_ended(&self, hold: &HoldEnded) {
-        let release = Release {
-            verdict: name_of(&hold.verdict).unwrap_or_default(),
-            path: name_of(&hold.path).unwrap_or_default(),
-        };
+        let release = Release::new(hold.verdict, hold.path);
         self.holds.get_or_create(&release).inc();
         let held = std::time::Duration::from_nanos(hold.duration_ns);
         self.held_seconds.observe(held.as_secs_f64());

@@ -61,6 +61,21 @@ fn holds_are_counted_by_who_let_them_go() {
 }
 
 #[test]
+fn what_alerts_look_at_is_there_before_the_first_one() {
+    let metrics = metrics(0);
+    for series in [
+        r#"ktls_trace_stalls_closed_total{verdict="corked-completed-record",gate="notsent-lowat"}"#,
+        r#"ktls_trace_stalls_closed_total{verdict="corked-completed-record",gate="sndbuf"}"#,
+        r#"ktls_trace_stalls_closed_total{verdict="corked-completed-record",gate="both"}"#,
+        r#"ktls_trace_holds_total{verdict="corked-completed-record",path="peer-ack"}"#,
+        r#"ktls_trace_lost_total{place="ring-buffer"}"#,
+        r#"ktls_trace_lost_total{place="recording"}"#,
+    ] {
+        assert_eq!(value(&metrics, series), Some(0.0), "{series}");
+    }
+}
+
+#[test]
 fn processes_have_a_series_only_if_wanted_and_no_more_than_that() {
     let corked = Verdict::CorkedCompletedRecord;
     let closed = |comm: &str| {
