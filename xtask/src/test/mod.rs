@@ -1,5 +1,6 @@
 //! `cargo xtask test`: unit tests, then scenarios on real kernels, then a table.
 
+mod dashboard;
 mod evaluate;
 mod file;
 mod guests;

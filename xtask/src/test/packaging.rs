@@ -15,12 +15,13 @@ use nix::{
     unistd::Pid,
 };
 
+use super::dashboard;
 use crate::{apt::fetched, command, place::Place};
 
 /// How long the daemon may take to serve.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Checks and tests the alert rules, and checks the metrics of the daemon. An error says what `promtool` said.
+/// Checks and tests the alert rules, the queries of the dashboard, and the metrics of the daemon. An error says what `promtool` said.
 pub(crate) fn run(place: &Place, daemon: &Path) -> Result<()> {
     let prometheus = fetched(place, "prometheus", "prometheus", &["bookworm", "trixie"])?;
     let promtool = || {
@@ -30,6 +31,7 @@ pub(crate) fn run(place: &Place, daemon: &Path) -> Result<()> {
     };
     command::output(promtool().args(["check", "rules", "ktls-trace.rules.yml"]))?;
     command::output(promtool().args(["test", "rules", "ktls-trace.tests.yml"]))?;
+    dashboard::check(place, promtool())?;
     let metrics = metrics_of(daemon)?;
     let mut check = promtool()
         .args(["check", "metrics"])

@@ -172,7 +172,7 @@ fn packaging(place: &Place, daemon: &Path) -> bool {
         Ok(()) => "ok".to_owned(),
         Err(why) => format!("FAILED: {why:#}"),
     };
-    println!("alert rules and metrics, by promtool: {verdict}");
+    println!("alert rules, dashboard and metrics, by promtool: {verdict}");
     checked.is_ok()
 }
 

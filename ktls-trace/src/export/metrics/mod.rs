@@ -304,8 +304,13 @@ impl Metrics {
     /// If a name or label can't be written, which would be a mistake of ours.
     pub fn text(&self, live: Live) -> Result<String, std::fmt::Error> {
         let tls_stat = tls_stat::read_all(&self.bounds().netns);
+        self.text_at(Now { live, tls_stat })
+    }
+
+    /// All of them as text, with what is so at this moment.
+    fn text_at(&self, moment: Now) -> Result<String, std::fmt::Error> {
         let mut now = Registry::with_prefix(PREFIX);
-        now.register_collector(Box::new(Now { live, tls_stat }));
+        now.register_collector(Box::new(moment));
         let mut text = String::new();
         text::encode_registry(&mut text, &self.registry)?;
         text::encode_registry(&mut text, &now)?;
@@ -314,5 +319,7 @@ impl Metrics {
     }
 }
 
+#[cfg(test)]
+mod shipped;
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,9 @@ const MOST_NAMESPACES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsStat {
     /// Inode number of the namespace.
-    netns: u32,
+    pub(super) netns: u32,
     /// Name and value, as the kernel prints them.
-    counters: Vec<(String, u64)>,
+    pub(super) counters: Vec<(String, u64)>,
 }
 
 /// Reads those of the namespaces that are watched. Without the `tls` module there are none.
