@@ -19,7 +19,7 @@ use xtask::{
 
 use crate::{
     dist,
-    guest_image::{Bootable, Programs},
+    guest_image::{Bootable, Extra, Programs},
     kernel,
     place::Place,
     run_directory::RunDirectory,
@@ -85,8 +85,14 @@ fn in_guest(place: &Place, short: &str) -> Result<bool> {
     };
     let directory = RunDirectory::create(place)?;
     let machine = Machine::default();
-    let booted =
-        bootable.boot_until_ready(&programs, machine, &job, &[], directory.path(), LIMIT)?;
+    let booted = bootable.boot_until_ready(
+        &programs,
+        machine,
+        &job,
+        Extra::default(),
+        directory.path(),
+        LIMIT,
+    )?;
     let mut guest = match booted {
         Ok(guest) => guest,
         Err(ending) => bail!("{ending}"),

@@ -46,6 +46,15 @@ impl Programs {
     }
 }
 
+/// What a guest gets beside what all of them get.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extra<'a> {
+    /// Further files: path on the host, path in the guest.
+    pub(crate) put: &'a [(PathBuf, String)],
+    /// A whole distribution below it.
+    pub(crate) userland: Option<&'a Path>,
+}
+
 /// A kernel with the modules its guests get.
 #[derive(Debug)]
 pub(crate) struct Bootable {
@@ -69,7 +78,7 @@ impl Bootable {
         programs: &Programs,
         machine: Machine,
         job: &Job,
-        put: &[(PathBuf, String)],
+        extra: Extra<'_>,
         directory: &Path,
         limit: Duration,
     ) -> Result<Result<Guest, Ending>> {
@@ -78,7 +87,7 @@ impl Bootable {
         let mut boot = 1;
         loop {
             let started = Instant::now();
-            let mut guest = self.boot(programs, machine, job, put, directory)?;
+            let mut guest = self.boot(programs, machine, job, extra, directory)?;
             guest.limit(limit);
             match guest.next()? {
                 Ok(Frame::Ready(_)) => {
@@ -101,7 +110,7 @@ impl Bootable {
         programs: &Programs,
         machine: Machine,
         job: &Job,
-        put: &[(PathBuf, String)],
+        extra: Extra<'_>,
         directory: &Path,
     ) -> Result<Guest> {
         let Programs {
@@ -117,8 +126,9 @@ impl Bootable {
             daemon,
             odd,
             modules: &self.modules,
-            put,
+            put: extra.put,
             job,
+            userland: extra.userland,
         };
         initramfs::build(&image, &contents)?;
         Guest::boot(

@@ -15,6 +15,9 @@ use xtask::job::{JOB_PATH, Job, MODULES_PATH};
 
 use crate::{apt::fetched, command, kernel::GuestModules, place::Place};
 
+/// Name of the unit that does the job where systemd is.
+const SERVICE: &str = "job.service";
+
 /// What goes into a guest.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
@@ -32,6 +35,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) put: &'a [(PathBuf, String)],
     /// What the guest is to do.
     pub(crate) job: &'a Job,
+    /// A whole distribution to put this on top of.
+    pub(crate) userland: Option<&'a Path>,
 }
 
 /// Writes the archive to `path`.
@@ -44,42 +49,31 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         modules,
         put,
         job,
+        userland,
     } = contents;
-    let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+    let mut file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+    if let Some(userland) = userland {
+        File::open(userland)
+            .and_then(|mut lower| io::copy(&mut lower, &mut file))
+            .with_context(|| format!("copying {}", userland.display()))?;
+    }
     let mut archive = Archive {
         sink: BufWriter::new(file),
         directories: BTreeSet::new(),
         inode: 1,
+        merged_usr: userland.is_some(),
     };
-    for directory in [
-        "proc", "sys", "dev", "tmp", "run", "etc", "root", "out", "var/tmp",
-    ] {
-        archive.directory(directory)?;
+    if userland.is_some() {
+        archive.service()?;
+    } else {
+        archive.bare(busybox)?;
     }
     archive.copy("init", init, 0o755)?;
     archive.symlink("sbin/modprobe", "/init")?;
-    archive.symlink("sbin/latency", "/init")?;
-    archive.symlink("sbin/qdisc", "/init")?;
-    archive.file(
-        "bin/over-veth",
-        include_bytes!("bin/guest/over-veth.sh"),
-        0o755,
-    )?;
-    archive.copy("bin/busybox", busybox, 0o755)?;
-    for applet in command::output(Command::new(busybox).arg("--list"))?.lines() {
-        if applet != "modprobe" && applet != "busybox" {
-            archive.symlink(&format!("bin/{applet}"), "busybox")?;
-        }
-    }
-    archive.copy("bin/ktls-trace", daemon, 0o755)?;
     archive.copy("bin/odd", odd, 0o755)?;
-    archive.file(
-        "etc/passwd",
-        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-        0o644,
-    )?;
-    archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)?;
-    archive.file("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n", 0o644)?;
+    if userland.is_none() {
+        archive.copy("bin/ktls-trace", daemon, 0o755)?;
+    }
     for module in &modules.list.0 {
         archive.copy(
             &module.file,
@@ -110,9 +104,61 @@ struct Archive {
     sink: BufWriter<File>,
     directories: BTreeSet<String>,
     inode: u32,
+    /// Whether `/bin`, `/lib` and `/sbin` are links below `/usr`, which must not be replaced by folders.
+    merged_usr: bool,
 }
 
 impl Archive {
+    /// What there is beside our programs where nothing else is.
+    fn bare(&mut self, busybox: &Path) -> Result<()> {
+        for directory in [
+            "proc", "sys", "dev", "tmp", "run", "etc", "root", "out", "var/tmp",
+        ] {
+            self.directory(directory)?;
+        }
+        self.symlink("sbin/latency", "/init")?;
+        self.symlink("sbin/qdisc", "/init")?;
+        self.file(
+            "bin/over-veth",
+            include_bytes!("bin/guest/over-veth.sh"),
+            0o755,
+        )?;
+        self.copy("bin/busybox", busybox, 0o755)?;
+        for applet in command::output(Command::new(busybox).arg("--list"))?.lines() {
+            if applet != "modprobe" && applet != "busybox" {
+                self.symlink(&format!("bin/{applet}"), "busybox")?;
+            }
+        }
+        self.file(
+            "etc/passwd",
+            b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+            0o644,
+        )?;
+        self.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)?;
+        self.file("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n", 0o644)
+    }
+
+    /// The job as a service of systemd.
+    fn service(&mut self) -> Result<()> {
+        let units = "usr/lib/systemd/system";
+        self.file(
+            &format!("{units}/{SERVICE}"),
+            include_bytes!("bin/guest/job.service"),
+            0o644,
+        )?;
+        self.symlink(
+            &format!("{units}/multi-user.target.wants/{SERVICE}"),
+            &format!("../{SERVICE}"),
+        )?;
+        self.symlink("usr/lib/guest/job", "/init")?;
+        // Otherwise it is a first boot, at which every unit is enabled.
+        self.file(
+            "etc/machine-id",
+            b"0123456789abcdef0123456789abcdef\n",
+            0o444,
+        )
+    }
+
     fn entry(&mut self, name: &str, mode: u32, contents: &[u8]) -> Result<()> {
         let length = u32::try_from(contents.len())
             .with_context(|| format!("{name} is too long for an initramfs"))?;
@@ -160,10 +206,18 @@ impl Archive {
 
     fn with_parent(&mut self, name: &str) -> Result<String> {
         let name = name.trim_start_matches('/');
+        let below_usr = ["bin/", "lib/", "sbin/"]
+            .iter()
+            .any(|top| name.starts_with(top));
+        let name = if self.merged_usr && below_usr {
+            format!("usr/{name}")
+        } else {
+            name.to_owned()
+        };
         if let Some((parent, _)) = name.rsplit_once('/') {
             self.directory(parent)?;
         }
-        Ok(name.to_owned())
+        Ok(name)
     }
 }
 

@@ -15,6 +15,7 @@ mod recordings;
 mod run_directory;
 mod setup;
 mod test;
+mod userland;
 mod vm;
 mod vm_verb;
 

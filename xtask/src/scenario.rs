@@ -85,6 +85,8 @@ pub struct ScenarioJob {
     pub daemon: Option<Daemon>,
     /// What runs beside it.
     pub workload: Workload,
+    /// Whether it has a distribution around it, of which nothing may be killed or set back.
+    pub userland: bool,
 }
 
 /// How it went, to be judged by the host.

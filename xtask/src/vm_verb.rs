@@ -16,11 +16,12 @@ use xtask::{
 };
 
 use crate::{
-    guest_image::{Bootable, Programs},
+    guest_image::{Bootable, Extra, Programs},
     kernel,
     place::Place,
     run_directory::RunDirectory,
     setup::{self, Needs},
+    userland::{self, Release},
     vm::{Ending, Machine},
 };
 
@@ -57,6 +58,9 @@ pub(crate) struct VmArguments {
     /// Further file for the guest; may be given again
     #[arg(long, value_name = "HOST:GUEST", value_parser = parse_put)]
     put: Vec<(PathBuf, String)>,
+    /// A whole Debian around it, with systemd, instead of busybox; then ktls-trace is not there
+    #[arg(long, value_enum, value_name = "RELEASE")]
+    userland: Option<Release>,
     /// Program and arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -81,10 +85,18 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
         timeout,
         no_modules,
         put,
+        userland,
         command,
     } = arguments;
     let known = kernel::find(&kernel)?;
-    setup::ensure(place, Needs::Guests)?;
+    setup::ensure(
+        place,
+        if userland.is_some() {
+            Needs::Userlands
+        } else {
+            Needs::Guests
+        },
+    )?;
     let programs = Programs::prepare(place)?;
     let bootable = Bootable::prepare(place, known)?;
     let machine = Machine {
@@ -98,8 +110,14 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
     };
     let directory = RunDirectory::create(place)?;
     let limit = Duration::from_secs(timeout);
+    let userland = userland.map(|release| userland::prepare(place, release));
+    let userland = userland.transpose()?;
+    let extra = Extra {
+        put: &put,
+        userland: userland.as_deref(),
+    };
     let booted =
-        bootable.boot_until_ready(&programs, machine, &job, &put, directory.path(), limit)?;
+        bootable.boot_until_ready(&programs, machine, &job, extra, directory.path(), limit)?;
     let ending = match booted {
         Ok(mut guest) => loop {
             match guest.next()? {

@@ -111,6 +111,11 @@ impl Suite {
         command
     }
 
+    /// Its source list.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.directory.join("sources.list")
+    }
+
     /// Versions of `package` here, newest first.
     pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
         let table = command::output(self.tool("apt-cache").args(["madison", package]))?;

@@ -17,7 +17,7 @@ use xtask::{
 };
 
 use crate::{
-    guest_image::{Bootable, Programs},
+    guest_image::{Bootable, Extra, Programs},
     kernel,
     place::Place,
     run_directory::RunDirectory,
@@ -164,11 +164,17 @@ fn in_guest(
     };
     let directory = RunDirectory::create(place)?;
     let limit = Duration::from_secs(timeout);
-    let mut guest =
-        match bootable.boot_until_ready(programs, machine, &job, &[], directory.path(), limit)? {
-            Ok(guest) => guest,
-            Err(ending) => bail!("{ending}"),
-        };
+    let mut guest = match bootable.boot_until_ready(
+        programs,
+        machine,
+        &job,
+        Extra::default(),
+        directory.path(),
+        limit,
+    )? {
+        Ok(guest) => guest,
+        Err(ending) => bail!("{ending}"),
+    };
     let mut said = String::new();
     let mut complaints = String::new();
     loop {

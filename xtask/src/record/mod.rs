@@ -17,7 +17,7 @@ use xtask::{
 };
 
 use crate::{
-    guest_image::{Bootable, Programs},
+    guest_image::{Bootable, Extra, Programs},
     kernel::{self, Kernel, Known},
     place::Place,
     run_directory::RunDirectory,
@@ -95,7 +95,7 @@ fn from_guest(place: &Place, known: &Known) -> Result<(Kernel, Tables)> {
         &programs,
         Machine::default(),
         &job,
-        &[],
+        Extra::default(),
         directory.path(),
         LIMIT,
     )? {

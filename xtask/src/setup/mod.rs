@@ -15,7 +15,9 @@ pub(crate) enum Needs {
     Build,
     /// That, and QEMU.
     Guests,
-    /// That, and what the release checks of `.ci/run` call.
+    /// That, and mmdebstrap.
+    Userlands,
+    /// QEMU and what the release checks of `.ci/run` call.
     Checks,
 }
 
@@ -74,6 +76,13 @@ fn items(needs: Needs) -> Vec<Item> {
                 install: packages::qemu_install,
             },
         );
+    }
+    if needs == Needs::Userlands {
+        items.push(Item {
+            name: "mmdebstrap",
+            present: packages::mmdebstrap_present,
+            install: packages::mmdebstrap_install,
+        });
     }
     if needs == Needs::Checks {
         items.push(Item {

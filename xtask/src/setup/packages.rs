@@ -9,6 +9,8 @@ use crate::{command, place::Place};
 
 /// The program and the package that has it. Its firmware and option ROMs come with it as dependencies.
 const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+/// The program that makes a Debian, and its package.
+const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 
 /// Version of QEMU, if there is one.
 pub(crate) fn qemu_present() -> Option<String> {
@@ -17,7 +19,21 @@ pub(crate) fn qemu_present() -> Option<String> {
 
 /// Installs QEMU without the graphical half of its recommendations.
 pub(crate) fn qemu_install(_place: &Place) -> Result<String> {
-    let package = QEMU.1;
+    install(QEMU, qemu_present)
+}
+
+/// Version of mmdebstrap, if there is one.
+pub(crate) fn mmdebstrap_present() -> Option<String> {
+    first_line(Command::new(MMDEBSTRAP.0).arg("--version"))
+}
+
+/// Installs mmdebstrap.
+pub(crate) fn mmdebstrap_install(_place: &Place) -> Result<String> {
+    install(MMDEBSTRAP, mmdebstrap_present)
+}
+
+/// Installs the package that has a program, and says so with the version.
+fn install((program, package): (&str, &str), present: fn() -> Option<String>) -> Result<String> {
     let by_hand = format!("apt-get update && apt-get install --no-install-recommends {package}");
     privileged("apt-get", &["-q", "update"], &by_hand)?;
     privileged(
@@ -25,8 +41,8 @@ pub(crate) fn qemu_install(_place: &Place) -> Result<String> {
         &["-q", "-y", "install", "--no-install-recommends", package],
         &by_hand,
     )?;
-    let version = qemu_present()
-        .with_context(|| format!("{package} is installed, but {} does not start", QEMU.0))?;
+    let version = present()
+        .with_context(|| format!("{package} is installed, but {program} does not start"))?;
     Ok(format!("installed package {package} ({version})"))
 }
 

@@ -13,7 +13,7 @@ use toml::Spanned;
 use xtask::scenario::{Daemon, ScenarioJob, Tls, Workload};
 
 use super::matcher::Where;
-use crate::kernel;
+use crate::{kernel, userland::Release};
 
 /// A scenario as written.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct ScenarioText {
     late_s: u64,
     #[serde(default, rename = "one-processor")]
     one_processor: bool,
+    /// A whole Debian around it, in a guest of its own.
+    pub(crate) userland: Option<Release>,
     #[serde(default)]
     sysctl: BTreeMap<String, String>,
     daemon: Option<Daemon>,
@@ -186,6 +188,7 @@ impl Scenario {
             sysctl,
             daemon,
             workload,
+            userland,
             ..
         } = &self.text;
         ScenarioJob {
@@ -197,6 +200,7 @@ impl Scenario {
             sysctl: sysctl.clone(),
             daemon: daemon.clone(),
             workload: workload.clone(),
+            userland: userland.is_some(),
         }
     }
 

@@ -16,8 +16,9 @@ use super::{
     report::{self, Run},
 };
 use crate::{
-    guest_image::{Bootable, Programs},
+    guest_image::{Bootable, Extra, Programs},
     recordings,
+    userland::{self, Userland},
     vm::{Ending, Machine},
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Work<'a> {
     pub(crate) programs: &'a Programs,
     /// What to run, with which repetition it is.
     pub(crate) queue: VecDeque<(&'a Scenario, usize)>,
+    /// What they run in, if it is a whole distribution.
+    pub(crate) userland: Option<&'a Userland>,
     /// Directory of this kernel's results.
     pub(crate) results: PathBuf,
     /// Which part of the kernel's scenarios this is.
@@ -94,9 +97,13 @@ impl Work<'_> {
             load_modules: true,
             action: Action::Scenarios { jobs },
         };
-        let mut guest =
-            self.bootable
-                .boot(self.programs, Machine::default(), &job, &[], &directory)?;
+        let (machine, extra) = match self.userland {
+            Some(userland) => (userland::MACHINE, userland.extra()),
+            None => (Machine::default(), Extra::default()),
+        };
+        let mut guest = self
+            .bootable
+            .boot(self.programs, machine, &job, extra, &directory)?;
         guest.limit(BOOTS_WITHIN);
 
         let mut said = String::new();

@@ -1,7 +1,7 @@
 //! The verb: arguments, the order of things, and the last line.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
     num::NonZero,
     path::{Path, PathBuf},
@@ -25,6 +25,7 @@ use crate::{
     guest_image::{Bootable, Programs},
     place::Place,
     setup::{self, Needs},
+    userland::{Release, Userland},
 };
 
 /// Runs that one guest does at most.
@@ -92,10 +93,22 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
     let batches =
         select(&scenarios, wishes).with_context(|| format!("in {}", directory.display()))?;
 
-    setup::ensure(place, Needs::Guests)?;
+    let releases = releases(&batches);
+    setup::ensure(
+        place,
+        if releases.is_empty() {
+            Needs::Guests
+        } else {
+            Needs::Userlands
+        },
+    )?;
     let units_passed = *no_unit || units(place)?;
     let programs = Programs::prepare(place)?;
     let packaging_passed = *no_unit || packaging(place, programs.daemon());
+    let userlands = releases
+        .into_iter()
+        .map(|release| Ok((release, Userland::prepare(place, release, &directory)?)))
+        .collect::<Result<BTreeMap<_, _>>>()?;
     let results = place.results("results");
     if results.exists() {
         fs::remove_dir_all(&results).with_context(|| format!("removing {}", results.display()))?;
@@ -117,14 +130,15 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
             .flat_map(|(batch, bootable)| {
                 let parts = parts(repeated(batch, usize::from(*repeat)));
                 let results = results.join(batch.known.short);
-                let programs = &programs;
+                let (programs, userlands) = (&programs, &userlands);
                 parts
                     .into_iter()
                     .enumerate()
-                    .map(move |(part, queue)| Work {
+                    .map(move |(part, (release, queue))| Work {
                         bootable,
                         programs,
                         queue,
+                        userland: release.and_then(|release| userlands.get(&release)),
                         results: results.clone(),
                         part,
                     })
@@ -193,8 +207,37 @@ fn write_files(
     Ok(())
 }
 
-/// Cuts a kernel's runs into what one guest does, so that guests side by side have about the same to do.
-fn parts<T>(mut queue: VecDeque<T>) -> Vec<VecDeque<T>> {
+/// The distributions that are needed.
+fn releases(batches: &[Batch]) -> BTreeSet<Release> {
+    batches
+        .iter()
+        .flat_map(|batch| &batch.scenarios)
+        .filter_map(|scenario| scenario.text.userland)
+        .collect()
+}
+
+/// What a guest does: a kernel's runs, and the distribution around them.
+type Part<'a> = (Option<Release>, VecDeque<(&'a file::Scenario, usize)>);
+
+/// Cuts a kernel's runs into what one guest does. Those in a distribution have a guest each.
+fn parts(runs: VecDeque<(&file::Scenario, usize)>) -> Vec<Part<'_>> {
+    let (bare, around): (VecDeque<_>, Vec<_>) = {
+        let (around, bare): (Vec<_>, Vec<_>) = runs
+            .into_iter()
+            .partition(|(scenario, _)| scenario.text.userland.is_some());
+        (bare.into(), around)
+    };
+    let around = around
+        .into_iter()
+        .map(|run| (run.0.text.userland, VecDeque::from([run])));
+    // Those take longest: first.
+    around
+        .chain(even_parts(bare).into_iter().map(|part| (None, part)))
+        .collect()
+}
+
+/// Cuts runs so that guests side by side have about the same to do.
+fn even_parts<T>(mut queue: VecDeque<T>) -> Vec<VecDeque<T>> {
     let guests = queue.len().div_ceil(RUNS_A_GUEST).max(1);
     let each = queue.len().div_ceil(guests);
     let mut parts = Vec::new();
@@ -267,7 +310,7 @@ mod tests {
     #[test]
     fn a_kernels_runs_are_spread_evenly() {
         let sizes = |runs: usize| -> Vec<usize> {
-            parts((0..runs).collect())
+            even_parts((0..runs).collect())
                 .iter()
                 .map(VecDeque::len)
                 .collect()

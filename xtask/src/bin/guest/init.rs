@@ -15,7 +15,7 @@ use nix::{
         reboot::{RebootMode, reboot},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{Pid, sethostname},
+    unistd::{Pid, chdir, chroot, sethostname},
 };
 
 use crate::{modules, runner};
@@ -35,16 +35,57 @@ const MOUNTS: &[(&str, &str, &str)] = &[
     ("tracefs", "/sys/kernel/tracing", ""),
 ];
 
+/// Those without which modules can't be loaded.
+const FIRST: &[&str] = &["/proc", "/sys", "/dev"];
+/// Where a distribution has its init.
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
+
 /// Never returns while the guest lives: the kernel panics when init ends.
 pub(crate) fn main() -> Result<()> {
     if process::id() != 1 {
         anyhow::bail!("only process 1 is init");
     }
-    if let Err(error) = prepare().and_then(|()| run_job()) {
+    let done = if fs::exists(SYSTEMD).unwrap_or(false) {
+        become_systemd()
+    } else {
+        prepare().and_then(|()| run_job())
+    };
+    if let Err(error) = done {
         eprintln!("guest: init: {error:#}");
     }
     reboot(RebootMode::RB_POWER_OFF).context("powering off")?;
     Ok(())
+}
+
+/// Loads what the guest needs to answer, and leaves the rest to systemd, which starts the job as a service.
+fn become_systemd() -> Result<()> {
+    for (kind, target, options) in MOUNTS.iter().filter(|(_, at, _)| FIRST.contains(at)) {
+        mount(
+            Some(*kind),
+            *target,
+            Some(*kind),
+            MsFlags::empty(),
+            Some(*options),
+        )
+        .with_context(|| format!("mounting {kind} on {target}"))?;
+    }
+    modules::load_transport()?;
+    // The root of an initramfs can't be changed for another (pivot_root(2)), which services with a view of their own need:
+    // so it becomes one that is mounted.
+    let nothing: Option<&str> = None;
+    mount(
+        Some("/"),
+        "/mnt",
+        nothing,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        nothing,
+    )
+    .context("binding the root")?;
+    chdir("/mnt").context("entering the bound root")?;
+    mount(Some("."), "/", nothing, MsFlags::MS_MOVE, nothing).context("moving the root")?;
+    chroot(".").context("changing the root")?;
+    let error = Command::new(SYSTEMD).env_clear().exec();
+    Err(error).context("starting systemd")
 }
 
 fn prepare() -> Result<()> {

@@ -46,7 +46,9 @@ pub(crate) fn run_all(port: &Port, jobs: &[ScenarioJob]) -> Result<()> {
             };
             (result, None)
         });
-        if let Err(error) = kill_everything() {
+        if !job.userland
+            && let Err(error) = kill_everything()
+        {
             result.problems.push(format!("{error:#}"));
         }
         result.seconds = started.elapsed().as_secs_f64();
@@ -65,7 +67,9 @@ pub(crate) fn run_all(port: &Port, jobs: &[ScenarioJob]) -> Result<()> {
 
 /// Runs one; what is to be told of it, and the daemon's recording.
 fn run(job: &ScenarioJob) -> Result<(ScenarioResult, Option<Vec<u8>>)> {
-    kill_everything()?;
+    if !job.userland {
+        kill_everything()?;
+    }
     prepare_directory()?;
     prepare_tls(job.tls)?;
     let before = Sysctls::set(job)?;

@@ -1,0 +1,73 @@
+# What the scripts for a Debian guest share. Each says what it does; the first thing that is wrong ends it.
+set -eu
+export LC_ALL=C SYSTEMD_PAGER= SYSTEMD_COLORS=0
+deb=/root/ktls-trace.deb
+events=/var/log/ktls-trace/events.jsonl
+
+step() {
+    echo "== $* ($(cut -d' ' -f1 /proc/uptime) s)"
+}
+
+fail() {
+    echo "FAILED: $*"
+    systemctl --no-pager --full status ktls-trace.service || true
+    journalctl --no-pager --unit ktls-trace.service --lines 40 || true
+    exit 1
+}
+
+# check CMD…: it has to succeed.
+check() {
+    "$@" || fail "$*"
+}
+
+# until_true SECONDS CMD…: it has to succeed within that time.
+until_true() {
+    limit=$(($(cut -d. -f1 /proc/uptime) + $1))
+    shift
+    until "$@"; do
+        [ "$(cut -d. -f1 /proc/uptime)" -lt "$limit" ] || fail "not in time: $*"
+        sleep 0.5
+    done
+}
+
+# has FILE TEXT
+has() {
+    grep -qF -- "$2" "$1"
+}
+
+# Number of events of that name in the file.
+count() {
+    jq -r .event "$events" | grep -cx "$1" || true
+}
+
+# at_least NUMBER EVENT
+at_least() {
+    [ "$(count "$2")" -ge "$1" ]
+}
+
+main_pid() {
+    systemctl show --property MainPID --value ktls-trace.service
+}
+
+running() {
+    systemctl --quiet is-active ktls-trace.service
+}
+
+# The report's stall, as a service of its own, until stall_ends.
+stall_begins() {
+    systemd-run --quiet --unit stall ktls-trace repro --duration 1h --connections "${1:-1}"
+}
+
+stall_ends() {
+    systemctl stop stall.service
+}
+
+# What BPF there is: programs, maps and probes of everybody, by what holds them.
+bpf_left() {
+    cat /sys/kernel/debug/kprobes/list 2>/dev/null || true
+    for link in /proc/[0-9]*/fd/*; do
+        case $(readlink "$link" 2>/dev/null) in
+            anon_inode:bpf-*) echo "$link" ;;
+        esac
+    done
+}

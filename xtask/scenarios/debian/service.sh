@@ -1,0 +1,134 @@
+# From the package to the firing alert, and back to nothing.
+. /usr/lib/guest/scenarios/lib.sh
+
+# Everything that a package may leave, but for what dpkg itself and running services keep.
+files() {
+    find /bin/ /boot /etc /home /lib/ /opt /root /srv /usr /var -xdev \
+        -not -path '/var/lib/dpkg/*' -not -path '/var/cache/*' -not -path '/var/log/*.log' -not -path '/var/tmp/*' \
+        -not -path '/var/lib/systemd/*' -not -path '/var/log/journal/*' | sort
+}
+files > /tmp/before
+
+step install
+check dpkg -i "$deb"
+running && fail "it was started by its installation"
+check ktls-trace config check
+check systemctl enable --quiet ktls-trace.service
+
+step start
+check systemctl start ktls-trace.service
+running || fail "it does not run"
+systemctl show --property StatusText ktls-trace.service
+check ktls-trace status
+
+step "what it may"
+for set in CapEff CapPrm; do
+    # CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN; CAP_SYSLOG is given up once hooks are attached.
+    check has "/proc/$(main_pid)/status" "$set:	0000000000281000"
+done
+check has "/proc/$(main_pid)/status" "CapBnd:	0000000400281000"
+systemd-analyze security --no-pager ktls-trace.service | tail -1
+# 0 is safest, 10 the worst; what it loses is for what it is for: capabilities, the kernel's tables, other namespaces.
+systemd-analyze security --no-pager --threshold=45 ktls-trace.service > /tmp/exposure || {
+    grep -v '✓' /tmp/exposure
+    fail "more exposed than 4.5"
+}
+
+step stall
+cat > /tmp/prometheus.yml <<'Y'
+global: {scrape_interval: 5s, evaluation_interval: 5s}
+rule_files: [/usr/share/ktls-trace/ktls-trace.rules.yml]
+scrape_configs: [{job_name: ktls-trace, static_configs: [{targets: ['127.0.0.1:9190']}]}]
+Y
+systemd-run --quiet --unit prometheus prometheus --config.file=/tmp/prometheus.yml \
+    --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090
+stall_begins
+until_true 60 at_least 1 stall-opened
+until_true 20 at_least 1 probes-changed
+
+step "the journal"
+stalls() {
+    journalctl --no-pager --output json "$@"
+}
+stalls VERDICT=corked-completed-record | head -1 | jq -c 'del(.KTLS_JSON)'
+proves() {
+    stalls KTLS_EVENT=stall-updated VERDICT=corked-completed-record | jq -es '
+        any(.[]; .CONFIDENCE == "proven" and .GATE == "notsent-lowat" and (.KTLS_STALL | length > 0)
+            and (.HELD_BYTES | tonumber) > 0 and .COMM == "ktls-trace" and .PRIORITY == "4"
+            and (.KTLS_JSON | fromjson | .schema) == "ktls-trace/1")' > /dev/null
+}
+until_true 60 proves
+# The stalled service has its stalls among its own messages.
+check test -n "$(stalls --unit stall.service VERDICT=corked-completed-record)"
+
+step "files and status"
+jq -e . "$events" > /dev/null || fail "$events is not JSON throughout"
+check ktls-trace status
+check sh -c 'ktls-trace status --json | jq -e ".stalls | length == 1" > /dev/null'
+
+step "a second one does no harm"
+check ktls-trace run --duration 3s --format jsonl --output /tmp/second.jsonl --threshold 20ms
+check sh -c 'jq -r .event /tmp/second.jsonl | grep -qx stall-opened'
+running || fail "the first one has ended"
+
+step reload
+before=$(main_pid)
+sed -i 's/^probes = .*/&\nthreshold = "30ms"/' /etc/ktls-trace/config.toml
+check systemctl reload ktls-trace.service
+until_true 10 at_least 1 reloaded
+check sh -c "jq -c 'select(.event == \"reloaded\")' $events | grep -qF '\"option\":\"threshold\",\"was\":[\"20ms\"],\"is\":[\"30ms\"]'"
+echo 'treshold = "30ms"' >> /etc/ktls-trace/config.toml
+check systemctl reload ktls-trace.service
+complaint() {
+    journalctl --no-pager --unit ktls-trace.service --grep 'no option `treshold`.*going on as before' > /dev/null
+}
+until_true 10 complaint
+sed -i '/^treshold/d' /etc/ktls-trace/config.toml
+[ "$(main_pid)" = "$before" ] || fail "a reload has restarted it"
+
+step "the alert"
+alert() {
+    curl -sf http://127.0.0.1:9090/api/v1/alerts | jq -e '
+        any(.data.alerts[]; .labels.alertname == "KtlsRecordsCorked" and .state == "firing"
+            and .labels.gate == "notsent-lowat")' > /dev/null
+}
+until_true 180 alert
+curl -sf http://127.0.0.1:9090/api/v1/alerts | jq -c '.data.alerts[].annotations.summary'
+curl -sf 'http://127.0.0.1:9090/api/v1/query?query=ktls_trace_stalled_sockets' | jq -c '.data.result[]'
+systemctl stop prometheus.service
+
+step "killed, it comes back and leaves nothing"
+sleep 1
+kill -KILL "$(main_pid)"
+until_true 30 at_least 2 started
+until_true 30 running
+jq -e . "$events" > /dev/null || fail "$events is not JSON throughout"
+
+step upgrade
+before=$(main_pid)
+cp /etc/ktls-trace/config.toml /tmp/config.toml
+check dpkg -i "$deb"
+running || fail "it does not run after an upgrade"
+[ "$(main_pid)" != "$before" ] || fail "the old program still runs"
+check cmp /tmp/config.toml /etc/ktls-trace/config.toml
+
+step stop
+until_true 60 at_least 2 stall-opened
+check systemctl stop ktls-trace.service
+tail -2 "$events" | jq -r .event
+[ "$(tail -1 "$events" | jq -r .event)" = stopped ] || fail "its last event is another"
+jq -s -e '([.[] | select(.event == "stall-opened") | .stall] | unique) as $opened
+    | ([.[] | select(.event == "stall-closed") | .stall] | unique) as $closed
+    | ([.[] | select(.event == "started")] | length) as $starts
+    | ($opened - $closed | length) <= 1 and $starts == 3' "$events" > /dev/null \
+    || fail "episodes are left open by more than the one that was killed"
+left=$(bpf_left)
+[ -z "$left" ] || fail "left in the kernel: $left"
+stall_ends
+
+step purge
+check dpkg -P ktls-trace
+files > /tmp/after
+diff /tmp/before /tmp/after || fail "left behind, or taken along"
+systemctl --quiet is-enabled ktls-trace.service 2>/dev/null && fail "still enabled"
+echo "everything was as it should be"

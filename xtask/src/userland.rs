@@ -1,0 +1,199 @@
+//! A whole Debian with systemd, as the lower part of a guest's root file system: what an operator's host looks like.
+//!
+//! `mmdebstrap` makes it from the machine's own archive; it is kept as a newc archive, before which nothing has to be
+//! unpacked, and to which a guest's own files are appended.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, BufWriter, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use cpio::newc;
+use serde::Deserialize;
+use tar::{Archive, EntryType};
+
+use crate::{
+    apt::{Mirrors, Suite, fetched},
+    command, dist,
+    guest_image::Extra,
+    place::Place,
+    vm::Machine,
+};
+
+/// Which release of Debian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Release {
+    /// Debian 12.
+    Bookworm,
+    /// Debian 13.
+    Trixie,
+}
+
+impl Release {
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+/// What it has beside the essential packages: an init, and what the scenarios' scripts call.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,jq,curl,procps,iproute2";
+/// What nobody reads in a guest.
+const LEFT_OUT: [&str; 3] = [
+    "/usr/share/doc/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+];
+/// Changes when what is made changes.
+const VERSION: u32 = 1;
+/// The longest of newc's fields that lie in memory at once; QEMU loads the archive whole anyway.
+const LONGEST_FILE: u64 = 1 << 30;
+
+/// The hardware that it runs on.
+pub(crate) const MACHINE: Machine = Machine {
+    smp: 2,
+    memory_mib: 2048,
+    icount: false,
+};
+/// Where a guest has what scenarios bring with them.
+const SCENARIOS: &str = "/usr/lib/guest/scenarios";
+
+/// A distribution with what its scenarios need.
+#[derive(Debug)]
+pub(crate) struct Userland {
+    /// The distribution.
+    base: PathBuf,
+    /// Path on the host, path in the guest.
+    put: Vec<(PathBuf, String)>,
+}
+
+impl Userland {
+    /// A release with our package, Prometheus, and what lies beside the scenarios in `debian`.
+    pub(crate) fn prepare(place: &Place, release: Release, scenarios: &Path) -> Result<Self> {
+        let prometheus = fetched(place, "prometheus", "prometheus", &["bookworm", "trixie"])?;
+        let mut put = vec![
+            (dist::deb(place)?, "/root/ktls-trace.deb".to_owned()),
+            (
+                prometheus.join("usr/bin/prometheus"),
+                "/usr/bin/prometheus".to_owned(),
+            ),
+        ];
+        let directory = scenarios.join("debian");
+        let files =
+            fs::read_dir(&directory).with_context(|| format!("listing {}", directory.display()))?;
+        for file in files {
+            let file = file.with_context(|| format!("listing {}", directory.display()))?;
+            let name = file.file_name();
+            put.push((
+                file.path(),
+                format!("{SCENARIOS}/{}", name.to_string_lossy()),
+            ));
+        }
+        Ok(Self {
+            base: prepare(place, release)?,
+            put,
+        })
+    }
+
+    /// What a guest gets of it.
+    pub(crate) fn extra(&self) -> Extra<'_> {
+        Extra {
+            put: &self.put,
+            userland: Some(&self.base),
+        }
+    }
+}
+
+/// The archive of a release, from the cache where possible.
+pub(crate) fn prepare(place: &Place, release: Release) -> Result<PathBuf> {
+    let suite = release.suite();
+    let directory = place.cache.join(format!("userland-{suite}-{VERSION}"));
+    let archive = directory.join("base.cpio");
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    let lock = place.lock_cache()?;
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    eprintln!("making a Debian {suite} with systemd …");
+    let scratch = lock.scratch(suite)?;
+    let tar = scratch.join("base.tar");
+    bootstrap(place, suite, &tar).with_context(|| format!("making a Debian {suite}"))?;
+    convert(&tar, &scratch.join("base.cpio"))
+        .with_context(|| format!("converting {}", tar.display()))?;
+    fs::remove_file(&tar).with_context(|| format!("removing {}", tar.display()))?;
+    lock.publish(&scratch, &directory)?;
+    Ok(archive)
+}
+
+/// Has `mmdebstrap` make it.
+fn bootstrap(place: &Place, suite: &str, tar: &Path) -> Result<()> {
+    let sources = Suite::open(&place.cache, &Mirrors::of_this_machine()?, suite)?.sources();
+    let mut tool = Command::new("mmdebstrap");
+    tool.args(["--quiet", "--variant=minbase", "--include", PACKAGES]);
+    tool.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
+    tool.arg(suite).arg(tar).arg(sources);
+    command::output(&mut tool).map(drop)
+}
+
+/// Writes what is in a tar archive as a newc one, without devices, which the guest's devtmpfs has.
+fn convert(tar: &Path, cpio: &Path) -> Result<()> {
+    let mut archive = Archive::new(BufReader::new(File::open(tar)?));
+    let mut sink = BufWriter::new(File::create(cpio)?);
+    for (number, entry) in archive.entries()?.enumerate() {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let name = path.to_string_lossy();
+        let name = name.trim_start_matches("./").trim_end_matches('/');
+        if name.is_empty() {
+            continue;
+        }
+        let (kind, contents) = match entry.header().entry_type() {
+            EntryType::Directory => (0o040_000, Vec::new()),
+            EntryType::Symlink => {
+                let target = entry.link_name()?.context("a symbolic link to nowhere")?;
+                (
+                    0o120_000,
+                    target.to_string_lossy().into_owned().into_bytes(),
+                )
+            }
+            EntryType::Regular => {
+                if entry.size() > LONGEST_FILE {
+                    bail!("{name} is too long for an initramfs");
+                }
+                let mut contents = Vec::new();
+                entry.read_to_end(&mut contents)?;
+                (0o100_000, contents)
+            }
+            // A second name for a file: here one that points to the first.
+            EntryType::Link => {
+                let target = entry.link_name()?.context("a link to nowhere")?;
+                let target = target.to_string_lossy();
+                let target = format!("/{}", target.trim_start_matches("./"));
+                (0o120_000, target.into_bytes())
+            }
+            // devtmpfs has the devices.
+            _ => continue,
+        };
+        let header = entry.header();
+        let mut writer = newc::Builder::new(name)
+            .ino(u32::try_from(number + 1)?)
+            .mode(kind | (header.mode()? & 0o7777))
+            .uid(u32::try_from(header.uid()?)?)
+            .gid(u32::try_from(header.gid()?)?)
+            .nlink(1)
+            .write(&mut sink, u32::try_from(contents.len())?);
+        writer.write_all(&contents)?;
+        writer.finish()?;
+    }
+    newc::trailer(&mut sink)?.flush()?;
+    Ok(())
+}
