@@ -7,10 +7,13 @@ use aya_build::{Package, Toolchain};
 
 fn main() -> Result<()> {
     check_rust_src()?;
-    // build-std is unstable; the programs are built with it on the stable toolchain.
+    // build-std is unstable; the programs are built with it on the stable toolchain. So is trim-paths: the debug
+    // information names each source file, and the object is to be the same wherever it is built.
     // SAFETY: this build script has one thread at this point.
     unsafe {
         env::set_var("RUSTC_BOOTSTRAP", "1");
+        env::set_var("CARGO_UNSTABLE_TRIM_PATHS", "true");
+        env::set_var("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all");
         // aya-build shows cargo's progress as warnings.
         env::set_var("CARGO_TERM_QUIET", "true");
     };

@@ -25,9 +25,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench::BenchArguments, demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place,
-    record::RecordArguments, recordings::RecordingsArguments, setup::Needs, test::TestArguments,
-    vm_verb::VmArguments,
+    bench::BenchArguments, demo_verb::DemoArguments, dist::DistArguments, ebpf::EbpfArguments,
+    place::Place, record::RecordArguments, recordings::RecordingsArguments, setup::Needs,
+    test::TestArguments, vm_verb::VmArguments,
 };
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
@@ -57,8 +57,7 @@ enum Verb {
     RecordKernel(RecordArguments),
     Bench(BenchArguments),
     Ebpf(EbpfArguments),
-    /// Builds the static release binary, target/dist/ktls-trace
-    Dist,
+    Dist(DistArguments),
 }
 
 fn main() -> ExitCode {
@@ -99,10 +98,6 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::RecordKernel(arguments) => record::run(&place, &arguments),
         Verb::Bench(arguments) => bench::run(&place, &arguments),
-        Verb::Dist => {
-            setup::ensure(&place, Needs::Build)?;
-            println!("{}", dist::daemon(&place)?.display());
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Dist(arguments) => dist::run(&place, &arguments),
     }
 }

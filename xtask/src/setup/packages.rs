@@ -12,6 +12,9 @@ const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// The program that makes a Debian, and its package.
 const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 
+/// Makes packages for rpm.
+const RPMBUILD: (&str, &str) = ("rpmbuild", "rpm");
+
 /// Version of QEMU, if there is one.
 pub(crate) fn qemu_present() -> Option<String> {
     first_line(Command::new(QEMU.0).arg("--version"))
@@ -30,6 +33,16 @@ pub(crate) fn mmdebstrap_present() -> Option<String> {
 /// Installs mmdebstrap.
 pub(crate) fn mmdebstrap_install(_place: &Place) -> Result<String> {
     install(MMDEBSTRAP, mmdebstrap_present)
+}
+
+/// Version of rpmbuild, if it is there.
+pub(crate) fn rpmbuild_present() -> Option<String> {
+    first_line(Command::new(RPMBUILD.0).arg("--version"))
+}
+
+/// Installs rpmbuild. dpkg-deb is on every machine that has packages to install it from.
+pub(crate) fn rpmbuild_install(_place: &Place) -> Result<String> {
+    install(RPMBUILD, rpmbuild_present)
 }
 
 /// Installs the package that has a program, and says so with the version.
