@@ -27,7 +27,7 @@ pub type Show = Arc<dyn Fn(Stream, &str) + Send + Sync>;
 /// If one of the two programs can't be run at all.
 pub fn run(environment: Option<Vec<(String, String)>>, show: &Show) -> Result<bool> {
     let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
-    let daemon = words("ktls-trace run --threshold 20ms");
+    let daemon = words("ktls-trace run --probes full --threshold 20ms");
     let workload = words("ktls-trace repro --duration 8s");
     show(
         Stream::Stdout,

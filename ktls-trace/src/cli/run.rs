@@ -93,9 +93,9 @@ pub(crate) struct Args {
     /// Use no kernel hooks: ask `sock_diag` only
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_possible_values = true, hide_default_value = true, value_name = "true|false")]
     no_bpf: bool,
-    /// Which kernel hooks: `full` all, always; `auto` those on functions that run all the time only while there is a
-    /// stall; `light` those never
-    #[arg(long, value_enum, default_value_t = ProbesArg::Full, value_name = "auto|light|full", hide_possible_values = true)]
+    /// Which kernel hooks: `auto` those on functions that run all the time only while there is a stall; `full` all,
+    /// always; `light` those never
+    #[arg(long, value_enum, default_value_t = ProbesArg::Auto, value_name = "auto|light|full", hide_possible_values = true)]
     probes: ProbesArg,
     /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
     #[arg(long, value_name = "NAME")]

@@ -56,9 +56,10 @@ pub(crate) struct TestArguments {
     /// Guests side by side [default: one for each processor, and one more]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
-    /// Run each daemon whose scenario does not say with these hooks (auto, light or full), to see what that changes
-    #[arg(long, value_name = "MODE")]
-    probes: Option<String>,
+    /// Run each daemon whose scenario does not say with these hooks (auto, light or full): what scenarios expect is what
+    /// is seen by all of them
+    #[arg(long, value_name = "MODE", default_value = "full")]
+    probes: String,
     /// Where the scenarios are, instead of xtask/scenarios
     #[arg(long, value_name = "DIR")]
     scenarios_dir: Option<PathBuf>,
@@ -80,10 +81,8 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
         .clone()
         .unwrap_or_else(|| place.workspace.join("xtask/scenarios"));
     let mut scenarios = file::read_all(&directory)?;
-    if let Some(probes) = probes {
-        for scenario in &mut scenarios {
-            scenario.use_probes(probes);
-        }
+    for scenario in &mut scenarios {
+        scenario.use_probes(probes);
     }
     let wishes = Wishes {
         kernels: kernel,

@@ -4,6 +4,7 @@
 //! Every sender sets `TCP_NODELAY`, as servers do. A corked one has `TCP_NOTSENT_LOWAT` 16384 and listens on port 7001,
 //! a healthy one keeps the host's gate and listens on port 7002, so that an event tells by its port which it is about.
 
+mod bpf;
 mod child;
 mod closing;
 mod cold;
@@ -58,6 +59,8 @@ enum Workload {
     Uring(uring::Arguments),
     /// `sendfile` from a file that is not in the page cache
     Cold(cold::Arguments),
+    /// No workload: how many BPF programs, maps, links and kprobes there are in the kernel
+    Bpf,
 }
 
 /// For how long.
@@ -113,6 +116,7 @@ fn run(workload: Workload) -> Result<Outcome> {
         Workload::Closing(arguments) => closing::run(&arguments),
         Workload::Uring(arguments) => return uring::run(&arguments),
         Workload::Cold(arguments) => cold::run(&arguments),
+        Workload::Bpf => bpf::run(),
     };
     report.map(Outcome::Ran)
 }
