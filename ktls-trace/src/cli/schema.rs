@@ -7,6 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use ktls_trace::{confirm::Findings, correlate::event::Event, snapshot::document::Snapshot};
+use schemars::{JsonSchema, generate::SchemaSettings};
 
 /// Print the JSON Schema of the events (`ktls-trace/1`), or of another output
 #[derive(Debug, clap::Args)]
@@ -30,9 +31,9 @@ enum Output {
 /// Prints the schema.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let schema = match args.of {
-        Output::Events => schemars::schema_for!(Event),
-        Output::Snapshot => schemars::schema_for!(Snapshot),
-        Output::Confirm => schemars::schema_for!(Findings),
+        Output::Events => written::<Event>(),
+        Output::Snapshot => written::<Snapshot>(),
+        Output::Confirm => written::<Findings>(),
     };
     let written = serde_json::to_string_pretty(&schema)
         .map_err(io::Error::from)
@@ -43,4 +44,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         }
         Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
+}
+
+/// The schema of what is written, not of what would be read: a field that is always there is required, null or not.
+fn written<T: JsonSchema>() -> serde_json::Value {
+    SchemaSettings::default()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
 }
