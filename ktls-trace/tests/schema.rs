@@ -1,4 +1,4 @@
-//! The schema describes what is written.
+//! The schema describes what is written, and the documents are made of it.
 
 use std::{
     collections::BTreeSet,
@@ -10,6 +10,10 @@ use std::{
 
 use flate2::read::GzDecoder;
 use serde_json::Value;
+
+/// Where the made part of a document begins and ends.
+const BEGIN: &str = "<!-- begin: made from the schema -->\n";
+const END: &str = "<!-- end: made from the schema -->\n";
 
 /// The root of the repository.
 fn root() -> &'static Path {
@@ -27,6 +31,76 @@ fn schema(arguments: &[&str]) -> String {
         .expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn documents_have_the_tables_of_the_schema() {
+    let mut differ = Vec::new();
+    for (file, of) in [
+        ("docs/events.md", "events"),
+        ("docs/snapshot.md", "snapshot"),
+        ("docs/confirm.md", "confirm"),
+    ] {
+        let path = root().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, rest) = text.split_once(BEGIN).expect(file);
+        let (_, after) = rest.split_once(END).expect(file);
+        let tables = schema(&[of, "--markdown"]);
+        let made = format!("{before}{BEGIN}{tables}\n{END}{after}");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, &made).unwrap();
+        } else if made != text {
+            differ.push(file);
+        }
+    }
+    assert!(
+        differ.is_empty(),
+        "not as the schema is; `BLESS=1 cargo test -p ktls-trace --test schema` writes them: {differ:?}"
+    );
+}
+
+#[test]
+fn links_within_the_documents_lead_somewhere() {
+    for file in ["docs/events.md", "docs/snapshot.md", "docs/confirm.md"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        // As GitHub makes them.
+        let anchors: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .map(|heading| {
+                heading
+                    .trim_start_matches('#')
+                    .trim()
+                    .to_lowercase()
+                    .replace(' ', "-")
+                    .replace(
+                        |it: char| !it.is_alphanumeric() && it != '-' && it != '_',
+                        "",
+                    )
+            })
+            .collect();
+        let distinct: BTreeSet<_> = anchors.iter().collect();
+        assert_eq!(distinct.len(), anchors.len(), "{file}: {anchors:?}");
+        let links: Vec<_> = (text.split("](#").skip(1))
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(link, _)| link.to_owned())
+            .collect();
+        assert!(!links.is_empty(), "{file}");
+        for link in links {
+            assert!(anchors.contains(&link), "{file}: #{link}");
+        }
+    }
+}
+
+#[test]
+fn every_field_of_every_schema_is_described() {
+    for of in ["events", "snapshot", "confirm"] {
+        let tables = schema(&[of, "--markdown"]);
+        let bare: Vec<_> = (tables.lines())
+            .filter(|line| line.ends_with("|  |") || line.contains("| anything"))
+            .collect();
+        assert!(bare.is_empty(), "{of}: {bare:?}");
+    }
 }
 
 /// The events that were kept of every recording.
