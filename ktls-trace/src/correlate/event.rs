@@ -328,11 +328,11 @@ pub struct Lost {
 pub struct Stopped {
     /// Stalls that were opened.
     pub stalls: u64,
-    /// Times that a kTLS writer was refused; null without hooks.
+    /// Times that a kTLS writer was refused; null without hooks, 0 also if the hook on `sk_stream_wait_memory` is missing.
     pub refused: Option<u64>,
     /// … of which ordinary back-pressure, decided in the kernel; null without hooks.
     pub back_pressure: Option<u64>,
-    /// Complete records handed to TCP; null unless all of them were seen (`--probes full`).
+    /// Complete records handed to TCP; null unless `--probes full`, 0 also if the hook on `tls_push_sg` is missing.
     #[schemars(extend("x-unit" = "records"))]
     pub records: Option<u64>,
     /// … of which with `MSG_MORE`; null with `records`.
