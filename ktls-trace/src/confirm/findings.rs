@@ -152,9 +152,9 @@ impl RunName {
 pub enum RunStatus {
     /// What the flips are compared with.
     Baseline,
-    /// The stall is gone.
+    /// The stall is gone: the cause that was taken away was one.
     Heals,
-    /// It is not.
+    /// The stall is still there.
     DoesNotHeal,
     /// This flip says nothing about this transfer.
     NotApplicable,
@@ -173,14 +173,16 @@ pub struct RunReport {
     pub status: RunStatus,
     /// What was changed, in words.
     pub changed: String,
-    /// Throughput in MiB a second: what the built-in receiver read, or what a command's kTLS sockets
-    /// handed to TCP.
+    /// Throughput: what the built-in receiver read, or what a command's kTLS sockets handed to TCP.
+    #[schemars(extend("x-unit" = "MiB/s"))]
     pub mib_per_s: Option<f64>,
     /// The same against the baseline; null if that is 0 or not known.
     pub times_baseline: Option<f64>,
-    /// How long it ran, in milliseconds.
+    /// How long it ran.
+    #[schemars(extend("x-unit" = "ms"))]
     pub duration_ms: Option<u64>,
     /// Bytes behind the throughput.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes: Option<u64>,
     /// Stalls judged `corked-completed-record`.
     pub corked_stalls: Option<u64>,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::observe::{Hold, SocketState, says_more};
 
-/// One link.
+/// A link of the causal chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Link {
     /// Which.
@@ -18,21 +18,21 @@ pub struct Link {
     pub status: Status,
 }
 
-/// The links in causal order.
+/// The links of the chain in causal order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkName {
-    /// `splice_direct_to_actor` says "more" with every chunk but the last.
+    /// Splice or sendfile said that more is to come (`splice_direct_to_actor` does with every chunk but the last).
     SpliceSetsMsgMore,
-    /// `tls_sw` hands the flag to TCP with a complete record.
+    /// Kernel TLS handed that flag to TCP with a complete record (`tls_push_sg`).
     FlagReachesTcp,
-    /// TCP holds what is below one MSS.
+    /// Less than one MSS is unsent although the window is open.
     RecordBelowMssHeld,
-    /// `sk_stream_memory_free` says no.
+    /// The writer meets a limit (`sk_stream_memory_free` says no).
     GateShuts,
-    /// The writer sleeps or gets `-EAGAIN`.
+    /// The writer was refused: it sleeps or got `-EAGAIN`.
     WriterRefused,
-    /// The bytes leave late.
+    /// The bytes leave later than the threshold.
     ReleaseDelayed,
 }
 

@@ -2,17 +2,24 @@
 //!
 //! What is not known is `null`, never 0.
 
+mod evidence;
+mod keyed;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::evidence::{
+    Evidence, PersistEvidence, RecordEvidence, SendEvidence, SockDiagEvidence, TcpEvidence,
+    WriterEvidence, flag_names,
+};
+pub(crate) use self::keyed::keyed;
 use super::{
     chain::Link,
-    episode::ms,
     rules::{Confidence, Gate, Verdict},
 };
-use crate::observe::{ReleasePath, Sample, SocketState, Timer, Tls};
+use crate::observe::{ReleasePath, Tls};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "ktls-trace/1";
@@ -24,7 +31,7 @@ pub struct Event {
     pub schema: String,
     /// Which event.
     pub event: Name,
-    /// When, RFC 3339 in UTC with microseconds.
+    /// When it was so, RFC 3339 in UTC with microseconds: `2026-06-03T17:19:22.000001Z`.
     pub time: String,
     /// What happened.
     #[serde(flatten)]
@@ -61,21 +68,23 @@ pub fn rfc3339(unix_ns: i64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Name {
-    /// The daemon has started; what it can and can't see.
+    /// The daemon has started: what it can see and what it can't.
     Started,
-    /// Bytes have been held longer than the threshold.
+    /// Bytes of a socket have been held longer than the threshold.
     StallOpened,
-    /// The verdict, its confidence, the gate or the cadence has changed.
+    /// The verdict, its confidence, the gate or the cadence has changed; a gate is told at most once a second, a
+    /// cadence once in 10 s.
     StallUpdated,
-    /// The socket flows again, or is gone.
+    /// Nothing has been held for a second, the socket was closed or is gone, or the daemon stops.
     StallClosed,
-    /// The set of attached hooks has changed.
+    /// Other hooks are attached than before: `tls` was loaded, or with `--probes auto` a stall was opened or none has
+    /// been open for 10 s.
     ProbesChanged,
     /// The daemon goes by other options from now on (SIGHUP).
     Reloaded,
-    /// Something was not seen: how much, and where it was lost.
+    /// Something was not seen, or not recorded. What a destination of events lost is in `stopped`.
     Lost,
-    /// The daemon ends.
+    /// The daemon ends: what was counted in the kernel, and every loss.
     Stopped,
 }
 
@@ -83,51 +92,62 @@ pub enum Name {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Body {
-    /// Of `stall-opened`, `stall-updated` and `stall-closed`.
-    Stall(Box<Stall>),
     /// Of `started`.
+    #[schemars(extend("properties" = {"event": {"enum": ["started"]}}))]
     Started(Started),
+    /// Of `stall-opened`, `stall-updated` and `stall-closed`.
+    #[schemars(extend(
+        "properties" = {"event": {"enum": ["stall-opened", "stall-updated", "stall-closed"]}}
+    ))]
+    Stall(Box<Stall>),
     /// Of `probes-changed`.
+    #[schemars(extend("properties" = {"event": {"enum": ["probes-changed"]}}))]
     Probes(Probes),
     /// Of `reloaded`.
     Reloaded(Reloaded),
     /// Of `lost`.
+    #[schemars(extend("properties" = {"event": {"enum": ["lost"]}}))]
     Lost(Lost),
     /// Of `stopped`.
+    #[schemars(extend("properties" = {"event": {"enum": ["stopped"]}}))]
     Stopped(Stopped),
 }
 
 /// A stall episode of one socket.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Stall {
-    /// Names the episode: the same in its opening, updates and close, and in no other episode.
+    /// Names the episode (`COOKIE-SECONDS-NUMBER`): the same in its opening, updates and close, and in no other
+    /// episode.
     pub stall: String,
     /// The socket.
     pub socket: Socket,
-    /// Who writes to it, as far as known.
+    /// Who was refused last, or else who sent last; null: not known.
     pub process: Option<ProcessInfo>,
     /// Its TLS.
     pub tls: Tls,
     /// What holds it back.
     pub verdict: Verdict,
-    /// How sure that is.
+    /// How sure that is; never less than was told of the same verdict before.
     pub confidence: Confidence,
-    /// The limit that the writer met, for a corked record.
+    /// The limit that the writer met, of `corked-completed-record`; null: it met none, or another verdict.
     pub gate: Option<Gate>,
     /// What is held now, or was last.
     pub held: Held,
-    /// Holds of this episode by who let them go.
+    /// Holds of this episode that are over, by who let them go; `transmit-queue` and `unknown` only once there are any.
+    #[schemars(schema_with = "keyed::<ReleasePath, u64>")]
+    #[schemars(extend("x-unit" = "holds"))]
     pub released: BTreeMap<ReleasePath, u64>,
-    /// The rhythm of the releases: `delayed-ack` or `persist`; null before the first.
+    /// The rhythm that prevails in the last 8 releases, in `stall-closed` in all of them; null: neither.
     pub cadence: Option<Cadence>,
     /// What the verdict rests on.
     pub evidence: Evidence,
-    /// The causal chain, link by link.
+    /// The causal chain of the hold, all six links in order; the last is always seen, or there would be no stall.
     pub chain: Vec<Link>,
-    /// What can be done, as commands.
+    /// What can be done, as commands for this host or as comments (`# …`); empty: nothing on this host.
     pub remedy: Vec<String>,
-    /// Of `stall-closed`: why the episode ended.
+    /// Why the episode ended; only in `stall-closed`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Ended")]
     pub ended: Option<Ended>,
     /// Sums over the episode so far.
     pub totals: Totals,
@@ -164,11 +184,11 @@ pub struct Socket {
     pub cookie: Option<String>,
     /// Network namespace, as the inode number of `/proc/PID/ns/net`.
     pub netns: Option<u32>,
-    /// Local address and port; IPv6 in brackets.
+    /// Local address and port; IPv6 in brackets, an IPv4 peer of a dual-stack socket as IPv4.
     pub src: Option<String>,
-    /// Remote address and port; IPv6 in brackets.
+    /// Remote address and port, in the same form.
     pub dst: Option<String>,
-    /// Inode number, as in `/proc/PID/fd`.
+    /// Inode number, as in `/proc/PID/fd` (`socket:[INODE]`); null until `sock_diag` answers.
     pub inode: Option<u32>,
 }
 
@@ -177,47 +197,57 @@ pub struct Socket {
 pub struct ProcessInfo {
     /// Process number, as the host's first PID namespace counts.
     pub pid: u32,
-    /// Thread that was refused.
+    /// Thread that was refused last; null: none was seen.
     pub tid: Option<u32>,
-    /// Name of the process.
+    /// Name of the process (`/proc/PID/comm`).
     pub comm: Option<String>,
     /// Name of that thread.
     pub thread: Option<String>,
-    /// Path of its program.
+    /// Path of its program (`/proc/PID/exe`).
     pub exe: Option<String>,
-    /// Its control group.
+    /// Its control group in the unified hierarchy (`/proc/PID/cgroup`).
     pub cgroup: Option<String>,
 }
 
-/// What is held.
+/// Bytes that wait: in the hold that goes on, or the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Held {
-    /// Bytes queued and not sent.
+    /// Queued and not sent; 0: the writer waits for what is in flight.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes: Option<u32>,
-    /// Records that they belong to.
+    /// Records that they belong to: `bytes` by the length of the last record, rounded up; null: no record was seen.
+    #[schemars(extend("x-unit" = "records"))]
     pub records: Option<u32>,
-    /// For how long, in milliseconds.
+    /// For how long: up to this event, or until they left.
+    #[schemars(extend("x-unit" = "ms"))]
     pub ms: f64,
 }
 
-/// Sums over an episode.
+/// Sums over the episode so far. A hold that goes on is not in them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Totals {
-    /// Times that bytes were held.
+    /// Times that bytes were held, however short.
+    #[schemars(extend("x-unit" = "holds"))]
     pub holds: u64,
     /// Records held, over all holds.
+    #[schemars(extend("x-unit" = "records"))]
     pub records: u64,
     /// Bytes held, over all holds.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes: u64,
-    /// Bytes that left during the episode (`snd_nxt`), TLS overhead included.
+    /// What left during the episode as far as the hooks saw (`snd_nxt`), TLS overhead included.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes_sent: u64,
-    /// Length of the episode in milliseconds, from the first byte held.
+    /// Length of the episode, from the first byte held to this event.
+    #[schemars(extend("x-unit" = "ms"))]
     pub duration_ms: f64,
-    /// Throughput during the episode.
+    /// Throughput: `bytes_sent` over `duration_ms`.
+    #[schemars(extend("x-unit" = "bytes/s"))]
     pub bytes_per_s: Option<f64>,
-    /// How long the holds lasted.
+    /// How long the holds lasted; null: none is over.
     pub held_ms: Option<Spread>,
-    /// The holds longer than the threshold by what each was: an episode may pass from one verdict to another.
+    /// Holds longer than the threshold by what each was: an episode may pass from one verdict to another.
+    #[schemars(schema_with = "keyed::<Verdict, VerdictTotals>")]
     pub verdicts: BTreeMap<Verdict, VerdictTotals>,
 }
 
@@ -225,215 +255,28 @@ pub struct Totals {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct VerdictTotals {
     /// How many.
+    #[schemars(extend("x-unit" = "holds"))]
     pub holds: u64,
-    /// How long they lasted together, in milliseconds.
+    /// How long they lasted together.
+    #[schemars(extend("x-unit" = "ms"))]
     pub ms: f64,
 }
 
-/// How durations spread, in milliseconds.
+/// How the lengths of the holds spread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Spread {
     /// The shortest.
+    #[schemars(extend("x-unit" = "ms"))]
     pub min: f64,
     /// The median; of the first 1024 holds, if there are more.
+    #[schemars(extend("x-unit" = "ms"))]
     pub median: f64,
     /// The longest.
+    #[schemars(extend("x-unit" = "ms"))]
     pub max: f64,
     /// Their sum.
+    #[schemars(extend("x-unit" = "ms"))]
     pub total: f64,
-}
-
-/// What a verdict rests on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct Evidence {
-    /// Where the facts come from: `hooks`, `sock_diag`.
-    pub sources: Vec<&'static str>,
-    /// The send that ran when the writer was refused, or last.
-    pub send: Option<SendEvidence>,
-    /// The record that was handed to TCP last.
-    pub record: Option<RecordEvidence>,
-    /// The refused writer.
-    pub writer: Option<WriterEvidence>,
-    /// The socket, as the hooks saw it or else `sock_diag`.
-    pub tcp: TcpEvidence,
-    /// The timer pending, as `sock_diag` saw it; null: none, or not asked yet.
-    pub timer: Option<Timer>,
-    /// The persist timer during the hold.
-    pub persist: PersistEvidence,
-    /// Times that the retransmission timer fired during the episode.
-    pub retransmit_timeouts: u32,
-    /// `sock_diag`'s answer.
-    pub sock_diag: Option<SockDiagEvidence>,
-}
-
-/// A send.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct SendEvidence {
-    /// `msg_flags`, by name.
-    pub flags: Vec<String>,
-    /// Bytes asked for; null for a page handed over by sendpage (before 6.5).
-    pub bytes: Option<u64>,
-    /// Whether sendfile or splice sent it.
-    pub splice: bool,
-}
-
-/// A complete record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct RecordEvidence {
-    /// Flags handed to TCP with it, by name.
-    pub flags: Vec<String>,
-    /// Its bytes, TLS overhead included.
-    pub bytes: u32,
-    /// Whether the queue ended with it.
-    pub complete: bool,
-}
-
-/// A refused writer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct WriterEvidence {
-    /// Whether it sleeps; otherwise it got `-EAGAIN`.
-    pub blocking: bool,
-}
-
-/// TCP's own values.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
-pub struct TcpEvidence {
-    /// Bytes queued and not sent.
-    pub notsent: Option<u32>,
-    /// Segments in flight.
-    pub packets_out: Option<u32>,
-    /// The peer's window in bytes.
-    pub snd_wnd: Option<u32>,
-    /// Bytes of it that are left: `snd_una + snd_wnd - snd_nxt`.
-    pub window_left: Option<u32>,
-    /// Current MSS in bytes.
-    pub mss: Option<u32>,
-    /// Congestion window in segments.
-    pub snd_cwnd: Option<u32>,
-    /// `sk_sndbuf` in bytes of memory.
-    pub sndbuf: Option<u32>,
-    /// `sk_wmem_queued` in bytes of memory.
-    pub wmem_queued: Option<u32>,
-    /// Unsent bytes at which the gate shuts.
-    pub notsent_lowat: Option<u32>,
-    /// Whether that is the socket's own setting (`TCP_NOTSENT_LOWAT`).
-    pub own_lowat: Option<bool>,
-    /// Whether the application set `TCP_CORK`.
-    pub corked: Option<bool>,
-    /// Whether it set `TCP_NODELAY`.
-    pub nodelay: Option<bool>,
-    /// Whether the persist timer was pending when the writer was refused.
-    pub persist_pending: Option<bool>,
-    /// What the application set by `TCP_MAXSEG`, in bytes; null: nothing, or not known.
-    pub user_mss: Option<u32>,
-    /// Bytes sent and not acknowledged.
-    pub unacked_bytes: Option<u32>,
-    /// Smoothed round-trip time in milliseconds.
-    pub srtt_ms: Option<f64>,
-    /// Retransmission timeouts in a row (`icsk_retransmits`).
-    pub retransmits: Option<u32>,
-    /// Segments thought lost.
-    pub lost: Option<u32>,
-    /// Whether the data waits for the queueing discipline (`TSQF_THROTTLED`).
-    pub throttled: Option<bool>,
-    /// How long pacing forbade the next segment, in milliseconds.
-    pub paced_ms: Option<f64>,
-    /// Whether the application left a TLS record open.
-    pub open_record: Option<bool>,
-    /// Whether the last segment that waits has the PSH flag, which `tcp_push` leaves out only with `MSG_MORE`.
-    pub tail_psh: Option<bool>,
-    /// TLS records whose encryption had not returned.
-    pub encrypt_pending: Option<u32>,
-}
-
-impl TcpEvidence {
-    /// As the hooks saw it.
-    pub fn of_socket(socket: &SocketState) -> Self {
-        Self {
-            notsent: socket.notsent(),
-            packets_out: socket.packets_out,
-            snd_wnd: socket.snd_wnd,
-            window_left: socket.window_left(),
-            mss: socket.mss,
-            snd_cwnd: socket.snd_cwnd,
-            sndbuf: socket.sndbuf,
-            wmem_queued: socket.wmem_queued,
-            notsent_lowat: socket.notsent_lowat,
-            own_lowat: socket.own_lowat,
-            corked: socket.corked,
-            nodelay: socket.nodelay,
-            persist_pending: socket.persist_pending,
-            user_mss: socket.user_mss.filter(|&user_mss| user_mss > 0),
-            unacked_bytes: socket.unacked_bytes(),
-            srtt_ms: socket.srtt_us.map(|srtt_us| f64::from(srtt_us) / 1000.0),
-            retransmits: socket.retransmits,
-            lost: socket.lost,
-            throttled: socket.throttled,
-            paced_ms: socket.paced_ns.map(ms),
-            open_record: socket.open_record,
-            tail_psh: socket.tail_psh,
-            encrypt_pending: socket.encrypt_pending,
-        }
-    }
-
-    /// As `sock_diag` saw it.
-    pub fn of_sample(sample: &Sample) -> Self {
-        let narrow = |bytes: Option<u64>| bytes.and_then(|bytes| u32::try_from(bytes).ok());
-        Self {
-            notsent: sample.notsent,
-            packets_out: sample.packets_out,
-            snd_wnd: sample.snd_wnd,
-            window_left: narrow(sample.window_left()),
-            unacked_bytes: narrow(sample.unacked_bytes),
-            mss: sample.mss,
-            snd_cwnd: sample.snd_cwnd,
-            sndbuf: sample.sndbuf,
-            wmem_queued: sample.wmem_queued,
-            retransmits: sample.retransmits,
-            lost: sample.lost,
-            persist_pending: Some(sample.timer.as_ref().is_some_and(Timer::is_persist)),
-            ..Self::default()
-        }
-    }
-}
-
-/// The persist timer during a hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct PersistEvidence {
-    /// Times it was armed during the episode.
-    pub armed: u32,
-    /// Times it fired during the episode.
-    pub fired: u32,
-    /// Zero-window probes sent during the episode.
-    pub zero_window_probes: u32,
-}
-
-/// What `sock_diag` answered during the hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct SockDiagEvidence {
-    /// `tcpi_notsent_bytes`.
-    pub notsent: Option<u32>,
-    /// `tcpi_unacked`.
-    pub packets_out: Option<u32>,
-    /// `tcpi_snd_wnd`.
-    pub snd_wnd: Option<u32>,
-    /// `tcpi_snd_wnd` without what is in flight, in bytes.
-    pub window_left: Option<u64>,
-    /// `tcpi_retransmits`.
-    pub retransmits: Option<u32>,
-}
-
-impl SockDiagEvidence {
-    /// What an answer says.
-    pub fn of_sample(sample: &Sample) -> Self {
-        Self {
-            notsent: sample.notsent,
-            packets_out: sample.packets_out,
-            snd_wnd: sample.snd_wnd,
-            window_left: sample.window_left(),
-            retransmits: sample.retransmits,
-        }
-    }
 }
 
 /// The daemon has started.
@@ -441,7 +284,7 @@ impl SockDiagEvidence {
 pub struct Started {
     /// Version of ktls-trace.
     pub version: String,
-    /// Release of the kernel.
+    /// Release of the kernel, as `uname -r` prints it.
     pub kernel: String,
     /// `hooks`: kernel hooks and `sock_diag`; `waiting-for-tls`: the hooks wait for the module;
     /// `polling`: `sock_diag` alone.
@@ -449,24 +292,26 @@ pub struct Started {
     /// Which hooks are attached, and when: `full` all, always; `auto` those on hot functions while there is a
     /// stall; `light` those never. Null without hooks.
     pub probes: Option<String>,
-    /// How long bytes may be held before a stall is opened, in milliseconds.
+    /// How long bytes may be held before a stall is opened (`--threshold`).
+    #[schemars(extend("x-unit" = "ms"))]
     pub threshold_ms: f64,
-    /// How often a suspect is asked about, in milliseconds.
+    /// How often `sock_diag` is asked about a suspect (`--poll-interval`).
+    #[schemars(extend("x-unit" = "ms"))]
     pub poll_interval_ms: f64,
     /// Attached hooks, as `FUNCTION` or `FUNCTION (return)`.
     pub hooks: Vec<String>,
-    /// What can't be seen, in words.
+    /// What can't be seen, in words; empty: nothing.
     pub cannot_see: Vec<String>,
 }
 
 /// The set of hooks has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Probes {
-    /// Why.
+    /// Why, in words; with `--probes auto` also how long it took.
     pub reason: String,
-    /// Attached hooks now.
+    /// Attached hooks now, as in `started`.
     pub hooks: Vec<String>,
-    /// What can't be seen, in words.
+    /// What can't be seen, in words; empty: nothing.
     pub cannot_see: Vec<String>,
 }
 
@@ -493,11 +338,12 @@ pub struct Changed {
 /// Something was not seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lost {
-    /// Where: `ring-buffer`, `suspects-map`, `calls-map`, `sock-diag`, `recording`.
+    /// Where: `ring-buffer`, `suspects-map` or `calls-map` (full, in the kernel), `sock-diag` (questions that were not
+    /// answered), `recording` (entries that are missing in the file).
     pub place: String,
-    /// How many since the last such event.
+    /// How many since the last event of this place.
     pub count: u64,
-    /// How many since the start.
+    /// How many of this place since the start.
     pub total: u64,
 }
 
@@ -506,40 +352,18 @@ pub struct Lost {
 pub struct Stopped {
     /// Stalls that were opened.
     pub stalls: u64,
-    /// Times that a kTLS writer was refused; null without hooks.
+    /// Times that a kTLS writer was refused; null without hooks, 0 also if the hook on `sk_stream_wait_memory` is missing.
     pub refused: Option<u64>,
-    /// … of which ordinary back-pressure, decided in the kernel.
+    /// … of which ordinary back-pressure, decided in the kernel; null without hooks.
     pub back_pressure: Option<u64>,
-    /// Complete records handed to TCP.
+    /// Complete records handed to TCP; null unless `--probes full`, 0 also if the hook on `tls_push_sg` is missing.
+    #[schemars(extend("x-unit" = "records"))]
     pub records: Option<u64>,
-    /// … of which with `MSG_MORE`.
+    /// … of which with `MSG_MORE`; null with `records`.
+    #[schemars(extend("x-unit" = "records"))]
     pub records_with_msg_more: Option<u64>,
-    /// Losses by place.
+    /// Losses by place: those of `lost`, and of destinations of events: `output`, `journal`.
     pub lost: BTreeMap<String, u64>,
-}
-
-/// Flag words by name: the ones that matter here, the rest as a number.
-pub fn flag_names(flags: u32) -> Vec<String> {
-    const NAMES: [(u32, &str); 6] = [
-        (0x40, "MSG_DONTWAIT"),
-        (0x4000, "MSG_NOSIGNAL"),
-        (0x8000, "MSG_MORE"),
-        (0x2_0000, "MSG_SENDPAGE_NOTLAST"),
-        (0x0800_0000, "MSG_SPLICE_PAGES"),
-        (0x80, "MSG_EOR"),
-    ];
-    let mut rest = flags;
-    let mut names = Vec::new();
-    for (bit, name) in NAMES {
-        if flags & bit != 0 {
-            names.push(name.to_owned());
-            rest &= !bit;
-        }
-    }
-    if rest != 0 {
-        names.push(format!("{rest:#x}"));
-    }
-    names
 }
 
 #[cfg(test)]
@@ -567,15 +391,5 @@ mod tests {
             "{\"schema\":\"ktls-trace/1\",\"event\":\"lost\",\"time\":\"1970-01-01T00:00:00.000000Z\",\
              \"place\":\"ring-buffer\",\"count\":2,\"total\":2}"
         );
-    }
-
-    #[test]
-    fn flags_have_names_and_unknown_bits_stay_visible() {
-        assert_eq!(
-            flag_names(0x0800_8040),
-            ["MSG_DONTWAIT", "MSG_MORE", "MSG_SPLICE_PAGES"]
-        );
-        assert_eq!(flag_names(0x28000), ["MSG_MORE", "MSG_SENDPAGE_NOTLAST"]);
-        assert_eq!(flag_names(0x1000_0000), ["0x10000000"]);
     }
 }

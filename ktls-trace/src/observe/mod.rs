@@ -316,9 +316,10 @@ impl SocketState {
 pub struct Tls {
     /// `1.2` or `1.3`.
     pub version: Option<String>,
-    /// For example `aes-gcm-128`.
+    /// `aes-gcm-128`, `aes-gcm-256`, `aes-ccm-128`, `chacha20-poly1305`, …, or the kernel's number.
     pub cipher: Option<String>,
-    /// Transmit side: `base`, `sw`, `hw`, `hw-record`.
+    /// Who encrypts what is sent: `base` (nobody in the kernel), `sw` (the kernel), `hw` (the network device),
+    /// `hw-record` (the device, whole records).
     pub tx: Option<String>,
 }
 
@@ -426,11 +427,12 @@ pub struct Sample {
 /// A pending timer as `sock_diag` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timer {
-    /// `retransmit`, `keepalive`, `time-wait`, `persist`, `delayed-ack`.
+    /// `retransmit`, `keepalive`, `time-wait`, `persist`, `delayed-ack`, or the kernel's number (`idiag_timer`).
     pub kind: String,
-    /// Until it fires, in milliseconds.
+    /// Until it fires (`idiag_expires`).
+    #[schemars(extend("x-unit" = "ms"))]
     pub expires_ms: u32,
-    /// Times it fired in a row.
+    /// Times that it fired in a row without an answer (`idiag_retrans`).
     pub probes: u32,
 }
 

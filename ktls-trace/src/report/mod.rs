@@ -1,7 +1,8 @@
-//! Events, snapshots and findings for people.
+//! Events, snapshots and findings for people; their schema, too.
 
 pub mod confirm;
 pub mod snapshot;
+pub mod tables;
 pub mod text;
 
 use crate::correlate::event::name_of;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     correlate::{
-        event::{ProcessInfo, SCHEMA, SockDiagEvidence, Socket, TcpEvidence, name_of},
+        event::{ProcessInfo, SCHEMA, SockDiagEvidence, Socket, TcpEvidence, keyed, name_of},
         rules::{Confidence, Verdict},
     },
     observe::{Sample, Timer, Tls},
@@ -32,11 +32,12 @@ pub struct Snapshot {
     pub time: String,
     /// Version of ktls-trace.
     pub version: String,
-    /// Release of the kernel.
+    /// Release of the kernel, as `uname -r` prints it.
     pub kernel: String,
     /// Whether the `tls` module is loaded; false also where TLS is built into the kernel.
     pub tls_module: bool,
-    /// Time between the two passes over the first namespace, in milliseconds; null: there was one pass.
+    /// Time between the two passes over the first namespace; null: there was one pass.
+    #[schemars(extend("x-unit" = "ms"))]
     pub interval_ms: Option<f64>,
     /// Sums over the sockets.
     pub counts: Counts,
@@ -58,8 +59,10 @@ pub struct Counts {
     /// Sockets without a verdict.
     pub healthy: usize,
     /// The others by verdict.
+    #[schemars(schema_with = "keyed::<Verdict, usize>")]
     pub verdicts: BTreeMap<Verdict, usize>,
     /// All by what they do.
+    #[schemars(schema_with = "keyed::<Activity, usize>")]
     pub activities: BTreeMap<Activity, usize>,
 }
 
@@ -139,7 +142,7 @@ pub struct SnapshotEvidence {
     pub rates: Option<Rates>,
 }
 
-/// TCP's own values.
+/// TCP's values of the socket; those that only hooks see are null.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotTcp {
     /// Those that events have too.
@@ -147,19 +150,26 @@ pub struct SnapshotTcp {
     pub tcp: TcpEvidence,
     /// Congestion state: 0 open, 1 disorder, 2 CWR, 3 recovery, 4 loss (`tcpi_ca_state`).
     pub ca_state: Option<u8>,
-    /// Segments retransmitted and in flight (`tcpi_retrans`).
+    /// Retransmitted and in flight (`tcpi_retrans`).
+    #[schemars(extend("x-unit" = "segments"))]
     pub retrans: Option<u32>,
-    /// Segments retransmitted, ever (`tcpi_total_retrans`).
+    /// Retransmitted, ever (`tcpi_total_retrans`).
+    #[schemars(extend("x-unit" = "segments"))]
     pub total_retrans: Option<u32>,
-    /// Smoothed round-trip time in microseconds (`tcpi_rtt`).
+    /// Smoothed round-trip time (`tcpi_rtt`).
+    #[schemars(extend("x-unit" = "µs"))]
     pub rtt_us: Option<u32>,
-    /// Pacing rate in bytes a second; null: none.
+    /// Pacing rate (`tcpi_pacing_rate`); null: none.
+    #[schemars(extend("x-unit" = "bytes/s"))]
     pub pacing_rate: Option<u64>,
-    /// Since data was last sent, in milliseconds (`tcpi_last_data_sent`).
+    /// Since data was last sent (`tcpi_last_data_sent`).
+    #[schemars(extend("x-unit" = "ms"))]
     pub last_data_sent_ms: Option<u32>,
-    /// Bytes sent, ever, retransmissions included (`tcpi_bytes_sent`).
+    /// Sent, ever, retransmissions included (`tcpi_bytes_sent`).
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes_sent: Option<u64>,
-    /// Bytes acknowledged, ever (`tcpi_bytes_acked`).
+    /// Acknowledged, ever (`tcpi_bytes_acked`).
+    #[schemars(extend("x-unit" = "bytes"))]
     pub bytes_acked: Option<u64>,
 }
 

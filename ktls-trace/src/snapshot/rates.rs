@@ -10,19 +10,26 @@ use crate::sockdiag::TcpInfo;
 /// What changed between two answers about one socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Rates {
-    /// Time between the two, in milliseconds.
+    /// Time between the two.
+    #[schemars(extend("x-unit" = "ms"))]
     pub interval_ms: f64,
-    /// Bytes a second that were sent for the first time (`tcpi_bytes_sent` without `tcpi_bytes_retrans`).
+    /// Sent for the first time (`tcpi_bytes_sent` without `tcpi_bytes_retrans`).
+    #[schemars(extend("x-unit" = "bytes/s"))]
     pub sent_per_s: Option<f64>,
-    /// Bytes a second that the peer acknowledged (`tcpi_bytes_acked`).
+    /// What the peer acknowledged (`tcpi_bytes_acked`).
+    #[schemars(extend("x-unit" = "bytes/s"))]
     pub acked_per_s: Option<f64>,
-    /// Bytes sent again (`tcpi_bytes_retrans`).
+    /// Sent again (`tcpi_bytes_retrans`).
+    #[schemars(extend("x-unit" = "bytes"))]
     pub retransmitted: Option<u64>,
-    /// Part of the interval, 0 to 1, in which TCP had data to send (`tcpi_busy_time`).
+    /// Part of the interval in which TCP had data to send (`tcpi_busy_time`).
+    #[schemars(extend("x-unit" = "0 to 1"))]
     pub busy: Option<f64>,
     /// Part of the interval in which the peer's window limited it (`tcpi_rwnd_limited`).
+    #[schemars(extend("x-unit" = "0 to 1"))]
     pub rwnd_limited: Option<f64>,
     /// Part of the interval in which the send buffer limited it (`tcpi_sndbuf_limited`).
+    #[schemars(extend("x-unit" = "0 to 1"))]
     pub sndbuf_limited: Option<f64>,
     /// Whether any byte was sent for the first time, or acknowledged.
     pub moved: Option<bool>,

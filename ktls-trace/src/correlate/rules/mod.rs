@@ -28,11 +28,12 @@ pub enum Verdict {
     CorkedCompletedRecord,
     /// The peer's window is shut: it has stopped reading.
     ZeroWindow,
-    /// The window is full of data in flight: the peer is slow.
+    /// The window is full of data in flight, or was shut and opened again: the peer is slow.
     ReceiverLimited,
-    /// Data in flight, loss or congestion window.
+    /// In flight is all that the network takes: segments were lost, the congestion window is full, or the next segment
+    /// waits for the queueing discipline or for pacing.
     NetworkLimited,
-    /// The buffer is full of data in flight; acknowledgements flow.
+    /// Nothing is unsent: the send buffer is full of data in flight, whose acknowledgements flow.
     SendBufferLimited,
     /// The application set `TCP_CORK`.
     ApplicationCork,
@@ -50,7 +51,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Confidence {
-    /// One of the two sources of facts says so.
+    /// One of the two sources of facts says so; the other is missing or does not decide.
     Consistent,
     /// Kernel hooks and `sock_diag` agree.
     Proven,
@@ -60,11 +61,11 @@ pub enum Confidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Gate {
-    /// Unsent bytes reached `tcp_notsent_lowat`.
+    /// Unsent bytes reached `tcp_notsent_lowat` (the sysctl, or the socket's own `TCP_NOTSENT_LOWAT`).
     NotsentLowat,
-    /// Queued memory reached `sk_sndbuf`.
+    /// Queued memory reached the send buffer (`sk_wmem_queued`, `sk_sndbuf`).
     Sndbuf,
-    /// Both.
+    /// Both were met.
     Both,
 }
 
