@@ -141,6 +141,7 @@ impl Archive {
     /// The job as a service of systemd.
     fn service(&mut self) -> Result<()> {
         let units = "usr/lib/systemd/system";
+        self.directory("out")?;
         self.file(
             &format!("{units}/{SERVICE}"),
             include_bytes!("bin/guest/job.service"),

@@ -352,11 +352,11 @@ pub struct Lost {
 pub struct Stopped {
     /// Stalls that were opened.
     pub stalls: u64,
-    /// Times that a kTLS writer was refused; null without hooks, 0 also if the hook on `sk_stream_wait_memory` is missing.
+    /// Times that a kTLS writer was refused; null without the hook on `sk_stream_wait_memory`.
     pub refused: Option<u64>,
-    /// … of which ordinary back-pressure, decided in the kernel; null without hooks.
+    /// … of which ordinary back-pressure, decided in the kernel; null with `refused`.
     pub back_pressure: Option<u64>,
-    /// Complete records handed to TCP; null unless `--probes full`, 0 also if the hook on `tls_push_sg` is missing.
+    /// Complete records handed to TCP; null without the hook on `tls_push_sg`, and unless `--probes full`.
     #[schemars(extend("x-unit" = "records"))]
     pub records: Option<u64>,
     /// … of which with `MSG_MORE`; null with `records`.

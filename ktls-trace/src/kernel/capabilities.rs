@@ -11,9 +11,10 @@ const NEEDED: [(Capability, Option<Capability>); 3] = [
     (Capability::CAP_NET_ADMIN, None),
 ];
 
-/// What a run that observes goes on needing: `sock_diag`, other processes' namespaces and programs, and the files and ports
-/// that a reload may name.
-pub const OF_A_RUN: [Capability; 5] = [
+/// What a run that observes goes on needing: `sock_diag`, other processes' namespaces and programs, the maps, for which
+/// kernels before 5.19 ask for `CAP_BPF` each time (`kernel.unprivileged_bpf_disabled`), and the files and ports that a reload may name.
+pub const OF_A_RUN: [Capability; 6] = [
+    Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,

@@ -12,7 +12,7 @@ use crate::{
         Answer, Report,
         metrics::{Health, Live},
     },
-    kernel::plan::{Hook, Probes},
+    kernel::plan::{Choice, Hook, Observable, Probes},
     observe::recording::Recorder,
     watch::Seen,
 };
@@ -157,12 +157,20 @@ impl Session<'_> {
         Answer { live, costs }
     }
 
-    /// A counter of the programs.
+    /// A counter of the programs; `None` if the hook that counts is missing.
     fn counter(&self, slot: u32) -> Option<u64> {
-        match &self.mode {
-            Mode::Hooks(hooks) => hooks.probe.counter(slot).ok(),
-            Mode::WaitingForTls | Mode::Polling(_) => None,
-        }
+        let Mode::Hooks(hooks) = &self.mode else {
+            return None;
+        };
+        let counted = |observable| {
+            let choice = |choice: &&Choice| choice.observable == observable;
+            let choice = self.plan.choices.iter().find(choice);
+            choice.is_some_and(|choice| hooks.would_serve(choice, hooks.probes))
+        };
+        counted_by(slot)
+            .is_none_or(counted)
+            .then(|| hooks.probe.counter(slot).ok())
+            .flatten()
     }
 
     /// All of them, by slot.
@@ -263,6 +271,22 @@ impl Session<'_> {
             Mode::Polling(why) => format!("watching by asking sock_diag only: {why}"),
         }
     }
+}
+
+/// The observation that a counter counts; `None`: it counts losses, wherever they are.
+fn counted_by(slot: u32) -> Option<Observable> {
+    Some(match slot {
+        counter::REFUSED | counter::BACK_PRESSURE | counter::REPEATED => Observable::Refusal,
+        counter::RECORDS
+        | counter::RECORDS_MORE
+        | counter::RECORD_BYTES
+        | counter::RECORDS_HELD => Observable::Record,
+        counter::SENDS | counter::SENDS_SPLICE | counter::SENDS_SPLICE_MORE => Observable::Send,
+        counter::PERSIST_FIRED => Observable::PersistFired,
+        counter::ZERO_WINDOW_PROBE => Observable::ZeroWindowProbe,
+        counter::RETRANSMIT_TIMEOUT => Observable::RetransmitTimeout,
+        _ => return None,
+    })
 }
 
 /// Nanoseconds as milliseconds.

@@ -45,15 +45,21 @@ systemd-run --quiet --unit prometheus prometheus --config.file=/tmp/prometheus.y
 stall_begins
 until_true 60 at_least 1 stall-opened
 until_true 20 at_least 1 probes-changed
+[ -n "$(probes_left)" ] || fail "no probes are there"
 
 step "the journal"
 stalls() {
     journalctl --no-pager --output json "$@"
 }
 stalls VERDICT=corked-completed-record | head -1 | jq -c 'del(.KTLS_JSON)'
+# A writer of 6.1 hangs: it never comes back to the hooks that prove it.
+case $(uname -r) in
+    6.1.*) confidence=consistent ;;
+    *) confidence=proven ;;
+esac
 proves() {
-    stalls KTLS_EVENT=stall-updated VERDICT=corked-completed-record | jq -es '
-        any(.[]; .CONFIDENCE == "proven" and .GATE == "notsent-lowat" and (.KTLS_STALL | length > 0)
+    stalls VERDICT=corked-completed-record | jq -es --arg confidence $confidence '
+        any(.[]; .CONFIDENCE == $confidence and .GATE == "notsent-lowat" and (.KTLS_STALL | length > 0)
             and (.HELD_BYTES | tonumber) > 0 and .COMM == "ktls-trace" and .PRIORITY == "4"
             and (.KTLS_JSON | fromjson | .schema) == "ktls-trace/1")' > /dev/null
 }
@@ -122,7 +128,7 @@ jq -s -e '([.[] | select(.event == "stall-opened") | .stall] | unique) as $opene
     | ([.[] | select(.event == "started")] | length) as $starts
     | ($opened - $closed | length) <= 1 and $starts == 3' "$events" > /dev/null \
     || fail "episodes are left open by more than the one that was killed"
-left=$(bpf_left)
+left=$(probes_left)
 [ -z "$left" ] || fail "left in the kernel: $left"
 stall_ends
 

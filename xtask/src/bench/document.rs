@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Daemon, Figures, IDLE_SECONDS, SETTINGS};
+use super::{Crowd, Daemon, Figures, IDLE_SECONDS, SETTINGS, WATCHED_SECONDS};
 
 /// The whole page.
 pub(super) fn of(figures: &Figures) -> String {
@@ -13,6 +13,7 @@ pub(super) fn of(figures: &Figures) -> String {
         runs,
         lines,
         daemon,
+        crowds,
         programs,
     } = figures;
     let mut page = String::new();
@@ -56,6 +57,7 @@ pub(super) fn of(figures: &Figures) -> String {
         SETTINGS.map(|setting| format!("`{setting}`")).join(" | ")
     ));
     page.push_str(&of_daemon(daemon));
+    page.push_str(&of_crowds(crowds));
     page.push_str(&of_programs(*binary_bytes, programs));
     page
 }
@@ -89,6 +91,32 @@ fn of_daemon(daemon: &BTreeMap<String, Daemon>) -> String {
         ),
     ]
     .concat()
+}
+
+/// Stalls among sockets that have nothing to send, a row each.
+fn of_crowds(crowds: &[Crowd]) -> String {
+    let row = |crowd: &Crowd| {
+        let Crowd {
+            idle,
+            stalled,
+            opened,
+            lost,
+            flagged_ms,
+            share,
+            resident_kib,
+        } = crowd;
+        let percent = share * 100.0;
+        format!(
+            "| {idle} | {stalled} | {opened} | {lost} | {flagged_ms:.1} ms | {percent:.2} % | {resident_kib} KiB |\n"
+        )
+    };
+    let rows: String = crowds.iter().map(row).collect();
+    format!(
+        "\n## Stalls among sockets that have nothing to send\n\n\
+         With `auto`, non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told.\n\n\
+         | idle kTLS sockets | stalled | told | lost | the first told after | processor while watched | resident then |\n\
+         |---|---|---|---|---|---|---|\n{rows}"
+    )
 }
 
 /// The binary and its programs.

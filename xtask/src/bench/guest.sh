@@ -65,4 +65,37 @@ for probes in none auto light full again; do
     fi
 done
 
+opened() { grep -c '"event":"stall-opened"' /tmp/events.jsonl; }
+
+# Waits until so many stalls were told, for a minute at most.
+until_opened() {
+    for wait in $(seq 1200); do
+        [ "$(opened)" -ge "$1" ] && break
+        sleep 0.05
+    done
+}
+
+watched() {
+    before=$(ran)
+    sleep 10
+    after=$(ran)
+}
+
+# One stall among sockets that have nothing to send, and many stalls at once.
+for crowd in '10 1' '10000 1' '10 1000'; do
+    set -- $crowd
+    begin auto
+    odd many --idle "$1" --stalled "$2" --connections $(($2 + 1)) --seconds 60 >/dev/null &
+    workload=$!
+    until_opened "$2"
+    watched
+    resident=$(awk '/VmRSS/ { print $2 }' /proc/$daemon/status)
+    kill $workload
+    wait $workload
+    end
+    first=$(grep -m 1 '"event":"stall-opened"' /tmp/events.jsonl)
+    echo "crowd$tab$1$tab$2$tab$before$tab$after$tab$resident$tab$first$tab$(opened)$tab$(tail -n 1 /tmp/events.jsonl)"
+    rm -f /tmp/events.jsonl
+done
+
 echo "programs$tab$(ktls-trace doctor --verify --json)"

@@ -64,8 +64,29 @@ struct Figures {
     lines: BTreeMap<String, BTreeMap<String, u64>>,
     /// By setting.
     daemon: BTreeMap<String, Daemon>,
+    /// Stalls among sockets that have nothing to send.
+    crowds: Vec<Crowd>,
     /// Instructions that the verifier went through, by program.
     programs: BTreeMap<String, u64>,
+}
+
+/// Some stalls among sockets that have nothing to send, with `auto`.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Crowd {
+    /// Sockets that have nothing to send.
+    idle: u64,
+    /// Sockets that stall.
+    stalled: u64,
+    /// Stalls that were told.
+    opened: u64,
+    /// Observations and events that were lost.
+    lost: u64,
+    /// How long the first one had lasted when it was told.
+    flagged_ms: f64,
+    /// Share of a processor while they are watched.
+    share: f64,
+    /// `VmRSS` in KiB then.
+    resident_kib: u64,
 }
 
 /// What the daemon takes for itself.
@@ -241,6 +262,32 @@ impl Figures {
                 daemon.refused = of("refused")?;
                 daemon.back_pressure = of("back_pressure")?;
             }
+            [
+                "crowd",
+                idle,
+                stalled,
+                before,
+                after,
+                resident,
+                first,
+                opened,
+                stopped,
+            ] => {
+                let first: Value = serde_json::from_str(first).context("the first stall")?;
+                let stopped: Value = serde_json::from_str(stopped).context("the last event")?;
+                let held = first.pointer("/held/ms").and_then(Value::as_f64);
+                let lost = stopped.get("lost").and_then(Value::as_object);
+                let counts = lost.context("no losses")?.values();
+                self.crowds.push(Crowd {
+                    idle: idle.parse().context("sockets")?,
+                    stalled: stalled.parse().context("sockets")?,
+                    opened: opened.parse().context("stalls")?,
+                    lost: counts.filter_map(Value::as_u64).sum(),
+                    flagged_ms: held.context("no time")?,
+                    share: (number(after)? - number(before)?) / 1e9 / WATCHED_SECONDS,
+                    resident_kib: resident.parse().context("VmRSS")?,
+                });
+            }
             ["programs", verified] => {
                 let verified: Verified = serde_json::from_str(verified).context("programs")?;
                 self.programs = verified
@@ -261,6 +308,8 @@ impl Figures {
 
 /// How long the script leaves the daemon idle.
 const IDLE_SECONDS: f64 = 60.0;
+/// How long it looks on while stalls are watched.
+const WATCHED_SECONDS: f64 = 10.0;
 
 fn number(text: &str) -> Result<f64> {
     text.parse()
@@ -283,6 +332,7 @@ mod tests {
             "run\twrite\tauto\t{\"bytes_received\":1998,\"duration_ms\":1000}",
             "lines\twrite\tauto\t1\t3",
             "stopped\tauto\t{\"refused\":7,\"back_pressure\":6}",
+            "crowd\t10\t1\t0\t50000000\t9000\t{\"held\":{\"ms\":21.5}}\t1\t{\"lost\":{\"output\":2}}",
             "programs\t{\"programs\":[{\"program\":\"tls_push_sg\",\"instructions\":120}]}",
         ] {
             figures.take(line).unwrap();
@@ -291,6 +341,9 @@ mod tests {
         assert!((daemon.start_s - 1.5).abs() < 1e-9 && (daemon.idle_share - 0.0005).abs() < 1e-9);
         assert_eq!((daemon.refused, daemon.back_pressure), (7, 6));
         assert_eq!(figures.lines["write"]["auto"], 2);
+        let crowd = figures.crowds[0];
+        assert_eq!((crowd.opened, crowd.lost, crowd.resident_kib), (1, 2, 9000));
+        assert!((crowd.share - 0.005).abs() < 1e-9 && (crowd.flagged_ms - 21.5).abs() < 1e-9);
         let document = document::of(&figures);
         assert!(
             document.contains("| write | 2 kB/s | 1.0010 | 0.9990 |"),

@@ -1,6 +1,6 @@
 //! What there is of BPF in the kernel, whoever has it: to see that nothing is left.
 
-use std::{fs, io, mem};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use nix::libc;
@@ -41,14 +41,8 @@ fn count(command: libc::c_int) -> io::Result<u32> {
     let mut found = 0;
     loop {
         // SAFETY: `id` is as long as it says and outlives the call, which writes its `next` only.
-        let answer = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                &raw mut id,
-                mem::size_of::<NextId>(),
-            )
-        };
+        let answer =
+            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut id, size_of::<NextId>()) };
         if answer != 0 {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {

@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Connections that stall
     #[arg(long, default_value_t = 50)]
     stalled: u32,
+    /// Further connections that have nothing to send
+    #[arg(long, default_value_t = 0)]
+    idle: u32,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
@@ -45,12 +48,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         time,
         connections,
         stalled,
+        idle,
     } = *arguments;
     let Some(healthy) = connections.checked_sub(stalled).filter(|count| *count > 0) else {
         bail!("--connections must be more than --stalled");
     };
     allow_descriptors()?;
     let drain = Drain::start()?;
+    // They are there before the first stall begins.
+    let (idle, _) = connect(&drain, Gate::Stock, idle)?;
     let (mut stalled, corked_counts) = connect(&drain, Gate::Corked, stalled)?;
     let (mut healthy, healthy_counts) = connect(&drain, Gate::Stock, healthy)?;
 
@@ -86,6 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         }
     }
     Ok(json!({
+        "idle": idle.len(),
         "corked": group(&corked_counts),
         "healthy": group(&healthy_counts),
         "answers": answers,
