@@ -24,9 +24,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench::BenchArguments, demo_verb::DemoArguments, ebpf::EbpfArguments, place::Place,
-    record::RecordArguments, recordings::RecordingsArguments, setup::Needs, test::TestArguments,
-    vm_verb::VmArguments,
+    bench::BenchArguments, demo_verb::DemoArguments, dist::DistArguments, ebpf::EbpfArguments,
+    place::Place, record::RecordArguments, recordings::RecordingsArguments, setup::Needs,
+    test::TestArguments, vm_verb::VmArguments,
 };
 
 /// Set-up, guests, scenarios and packaging of ktls-trace
@@ -56,8 +56,7 @@ enum Verb {
     RecordKernel(RecordArguments),
     Bench(BenchArguments),
     Ebpf(EbpfArguments),
-    /// Builds the static release binary, target/dist/ktls-trace
-    Dist,
+    Dist(DistArguments),
 }
 
 fn main() -> ExitCode {
@@ -98,10 +97,6 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Vm(arguments) => vm_verb::run(&place, arguments),
         Verb::RecordKernel(arguments) => record::run(&place, &arguments),
         Verb::Bench(arguments) => bench::run(&place, &arguments),
-        Verb::Dist => {
-            setup::ensure(&place, Needs::Build)?;
-            println!("{}", dist::daemon(&place)?.display());
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Dist(arguments) => dist::run(&place, &arguments),
     }
 }

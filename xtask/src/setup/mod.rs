@@ -6,6 +6,7 @@ mod rust_src;
 
 use anyhow::Result;
 
+pub(crate) use self::rust_src::{compiler, compiler_release};
 use crate::place::Place;
 
 /// What a verb can't do without.
@@ -17,6 +18,8 @@ pub(crate) enum Needs {
     Guests,
     /// That, and what the release checks of `.ci/run` call.
     Checks,
+    /// What `Build` has, and what packages are made with.
+    Packages,
 }
 
 /// Installs what is missing, and says so line by line; without a word when nothing is.
@@ -65,7 +68,7 @@ fn items(needs: Needs) -> Vec<Item> {
             install: cargo_tools::linker_install,
         },
     ];
-    if needs != Needs::Build {
+    if matches!(needs, Needs::Guests | Needs::Checks) {
         items.insert(
             0,
             Item {
@@ -80,6 +83,13 @@ fn items(needs: Needs) -> Vec<Item> {
             name: "cargo-deny",
             present: cargo_tools::deny_present,
             install: cargo_tools::deny_install,
+        });
+    }
+    if needs == Needs::Packages {
+        items.push(Item {
+            name: "rpmbuild",
+            present: packages::rpmbuild_present,
+            install: packages::rpmbuild_install,
         });
     }
     items

@@ -10,6 +10,9 @@ use crate::{command, place::Place};
 /// The program and the package that has it. Its firmware and option ROMs come with it as dependencies.
 const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
+/// Makes packages for rpm.
+const RPMBUILD: (&str, &str) = ("rpmbuild", "rpm");
+
 /// Version of QEMU, if there is one.
 pub(crate) fn qemu_present() -> Option<String> {
     first_line(Command::new(QEMU.0).arg("--version"))
@@ -17,7 +20,21 @@ pub(crate) fn qemu_present() -> Option<String> {
 
 /// Installs QEMU without the graphical half of its recommendations.
 pub(crate) fn qemu_install(_place: &Place) -> Result<String> {
-    let package = QEMU.1;
+    install(QEMU, qemu_present)
+}
+
+/// Version of rpmbuild, if it is there.
+pub(crate) fn rpmbuild_present() -> Option<String> {
+    first_line(Command::new(RPMBUILD.0).arg("--version"))
+}
+
+/// Installs rpmbuild. dpkg-deb is on every machine that has packages to install it from.
+pub(crate) fn rpmbuild_install(_place: &Place) -> Result<String> {
+    install(RPMBUILD, rpmbuild_present)
+}
+
+/// Installs the package that has a program, and says so with the version.
+fn install((program, package): (&str, &str), present: fn() -> Option<String>) -> Result<String> {
     let by_hand = format!("apt-get update && apt-get install --no-install-recommends {package}");
     privileged("apt-get", &["-q", "update"], &by_hand)?;
     privileged(
@@ -25,8 +42,8 @@ pub(crate) fn qemu_install(_place: &Place) -> Result<String> {
         &["-q", "-y", "install", "--no-install-recommends", package],
         &by_hand,
     )?;
-    let version = qemu_present()
-        .with_context(|| format!("{package} is installed, but {} does not start", QEMU.0))?;
+    let version = present()
+        .with_context(|| format!("{package} is installed, but {program} does not start"))?;
     Ok(format!("installed package {package} ({version})"))
 }
 

@@ -45,8 +45,12 @@ pub(crate) fn install(place: &Place) -> Result<String> {
 }
 
 fn library() -> Result<PathBuf> {
+    Ok(sysroot()?.join(LIBRARY))
+}
+
+fn sysroot() -> Result<PathBuf> {
     let sysroot = command::output(Command::new("rustc").args(["--print", "sysroot"]))?;
-    Ok(PathBuf::from(sysroot.trim()).join(LIBRARY))
+    Ok(PathBuf::from(sysroot.trim()))
 }
 
 /// Both are needed by `-Z build-std`.
@@ -112,12 +116,26 @@ fn move_into_place(source: &Path, library: &Path) -> Result<()> {
 }
 
 /// The compiler's version, such as `1.95.0`.
-fn compiler_release() -> Result<String> {
+pub(crate) fn compiler_release() -> Result<String> {
     let text = command::output(Command::new("rustc").args(["--version", "--verbose"]))?;
+    field(&text, "release").context("`rustc --version --verbose` names no release")
+}
+
+/// Where the compiler lies, and the name it gives the sources of the standard library: its commit, or its version if
+/// it was not built from a repository.
+pub(crate) fn compiler() -> Result<(PathBuf, String)> {
+    let text = command::output(Command::new("rustc").args(["--version", "--verbose"]))?;
+    let name = field(&text, "commit-hash")
+        .filter(|commit| commit != "unknown")
+        .map_or_else(compiler_release, Ok)?;
+    Ok((sysroot()?, name))
+}
+
+/// A line of `rustc --version --verbose`.
+fn field(text: &str, name: &str) -> Option<String> {
     text.lines()
-        .find_map(|line| line.strip_prefix("release: "))
-        .map(|release| release.trim().to_owned())
-        .context("`rustc --version --verbose` names no release")
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        .map(|value| value.trim().to_owned())
 }
 
 /// Whether a package version such as `1.95.0+dfsg1-2~bpo13+1` is of exactly this release.
