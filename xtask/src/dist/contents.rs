@@ -27,16 +27,23 @@ pub(super) enum Format {
 /// What a file is, which says where it goes and who may write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// What is run.
     Program,
     /// Kept as the administrator left it when another version is installed.
     Configuration,
+    /// Of systemd.
     Unit,
+    /// Pages of section 1.
     Manual,
+    /// For one shell.
     CompletionsBash,
+    /// For one shell; where they lie differs between distributions.
     CompletionsZsh,
+    /// For one shell.
     CompletionsFish,
     /// Alert rules and dashboards, for other hosts to fetch from here.
     Shared,
+    /// For people to read.
     Document,
     /// What is read first, at the top of the archive.
     Readme,
@@ -44,8 +51,11 @@ pub(super) enum Kind {
     Notices,
     /// Our own licences; Debian's `copyright` has or names them.
     Licence,
+    /// Licences as Debian wants them, read by machines.
     DebianCopyright,
+    /// The history of the package, as Debian wants it.
     DebianChangelog,
+    /// What the checker of Debian's packages is told to accept, with reasons.
     LintianOverrides,
 }
 
@@ -119,6 +129,7 @@ enum Source {
 /// Source, kind, and the name if it is not the source's own.
 type Row = (Source, Kind, &'static str);
 
+/// All of it.
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     (Source::Binary,                                           Kind::Program,          "ktls-trace"),
@@ -148,8 +159,11 @@ const TABLE: &[Row] = &[
 pub(super) struct Made {
     /// The static binary.
     pub(super) binary: PathBuf,
+    /// What is linked in, in CycloneDX.
     pub(super) sbom: Vec<u8>,
+    /// Licences of what is linked in.
     pub(super) notices: Vec<u8>,
+    /// For Debian.
     pub(super) changelog: Vec<u8>,
 }
 
@@ -158,8 +172,11 @@ pub(super) struct Made {
 pub(super) struct File {
     /// From the root of a host, or of the archive; no leading slash.
     pub(super) path: String,
+    /// Permissions.
     pub(super) mode: u32,
+    /// What it is.
     pub(super) kind: Kind,
+    /// Its contents, compressed already if they are to be.
     pub(super) bytes: Vec<u8>,
 }
 

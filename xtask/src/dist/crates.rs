@@ -34,10 +34,13 @@ pub(super) struct Linked {
 /// A crate that is linked in.
 #[derive(Debug)]
 pub(super) struct Crate {
+    /// As in Cargo.lock.
     pub(super) name: String,
+    /// As in Cargo.lock.
     pub(super) version: String,
     /// As SPDX writes it; `None` if the crate names a file only.
     pub(super) licence: Option<String>,
+    /// Where its sources are public.
     pub(super) repository: Option<String>,
     /// Where its sources are on this machine.
     pub(super) folder: PathBuf,
@@ -188,6 +191,7 @@ struct Metadata {
     resolve: Resolve,
 }
 
+/// A package of the workspace or one it needs.
 #[derive(Debug, Deserialize)]
 struct Package {
     id: String,
@@ -198,23 +202,27 @@ struct Package {
     manifest_path: String,
 }
 
+/// Who needs whom.
 #[derive(Debug, Deserialize)]
 struct Resolve {
     nodes: Vec<Node>,
 }
 
+/// What one package needs.
 #[derive(Debug, Deserialize)]
 struct Node {
     id: String,
     deps: Vec<Dependency>,
 }
 
+/// One thing that is needed.
 #[derive(Debug, Deserialize)]
 struct Dependency {
     pkg: String,
     dep_kinds: Vec<DependencyKind>,
 }
 
+/// What it is needed for.
 #[derive(Debug, Deserialize)]
 struct DependencyKind {
     /// `None` for an ordinary dependency, which is linked.
@@ -227,6 +235,7 @@ struct Lock {
     package: Vec<Locked>,
 }
 
+/// One package with the checksum of its archive.
 #[derive(Debug, Deserialize)]
 struct Locked {
     name: String,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use jiff::fmt::rfc2822::DateTimePrinter;
+use jiff::{fmt::rfc2822::DateTimePrinter, tz::TimeZone};
 
 use super::{
     VERSION,
@@ -24,11 +24,11 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 pub(super) fn build(
     place: &Place,
     files: &[File],
-    stamp: &Stamp,
+    stamp: Stamp,
     scratch: &Path,
 ) -> Result<PathBuf> {
     let root = scratch.join("deb");
-    stage::write(&root, files, *stamp)?;
+    stage::write(&root, files, stamp)?;
     let sums = command::output(
         Command::new("md5sum")
             .args(files.iter().map(|file| &file.path))
@@ -52,7 +52,7 @@ pub(super) fn build(
     for name in SCRIPTS {
         stage::one(&debian.join(name), read(name)?.as_bytes(), 0o755)?;
     }
-    stage::stamp_all(&root, *stamp)?;
+    stage::stamp_all(&root, stamp)?;
 
     let package = place
         .target
@@ -85,17 +85,17 @@ fn installed_kib(files: &[File]) -> usize {
 
 /// The files that dpkg keeps as the administrator left them.
 fn conffiles(files: &[File]) -> String {
-    files
-        .iter()
-        .filter(|file| file.kind == Kind::Configuration)
-        .map(|file| format!("/{}\n", file.path))
-        .collect()
+    let mut list = String::new();
+    for file in files.iter().filter(|file| file.kind == Kind::Configuration) {
+        list.extend(["/", &file.path, "\n"]);
+    }
+    list
 }
 
 /// What policy wants beside CHANGELOG.md, which tells more.
-pub(super) fn changelog(stamp: &Stamp) -> Result<Vec<u8>> {
+pub(super) fn changelog(stamp: Stamp) -> Result<Vec<u8>> {
     let date = DateTimePrinter::new()
-        .timestamp_to_string(&stamp.timestamp()?)
+        .zoned_to_string(&stamp.timestamp()?.to_zoned(TimeZone::UTC))
         .context("writing the date")?;
     let text = format!(
         "ktls-trace ({VERSION}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- the ktls-trace developers \
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_changelog_carries_the_stamp() {
-        let text = changelog(&Stamp::read("1780000000").unwrap()).unwrap();
+        let text = changelog(Stamp::read("1780000000").unwrap()).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(
             text.ends_with(">  Thu, 28 May 2026 20:26:40 +0000\n"),

@@ -73,12 +73,11 @@ pub(crate) fn run(place: &Place, arguments: &DistArguments) -> Result<ExitCode> 
 /// Makes the package for Debian alone; its path.
 pub(crate) fn deb(place: &Place) -> Result<PathBuf> {
     let stamp = Stamp::of(&place.workspace)?;
-    let binary = daemon(place)?;
-    let folder = place.target.join("dist");
-    let made = Made::new(place, binary, &stamp)?;
-    let scratch = folder.join("scratch");
+    let made = Made::new(place, stamp)?;
+    let scratch = place.target.join("dist/scratch");
+    remove_folder(&scratch)?;
     let contents = contents::files(Format::Deb, place, &made, &scratch)?;
-    let path = deb::build(place, &contents, &stamp, &scratch)?;
+    let path = deb::build(place, &contents, stamp, &scratch)?;
     remove_folder(&scratch)?;
     Ok(path)
 }
@@ -86,20 +85,19 @@ pub(crate) fn deb(place: &Place) -> Result<PathBuf> {
 /// Makes everything; the paths, with the checksums at the end.
 fn artefacts(place: &Place) -> Result<Vec<PathBuf>> {
     let stamp = Stamp::of(&place.workspace)?;
-    let binary = daemon(place)?;
+    let made = Made::new(place, stamp)?;
     let folder = place.target.join("dist");
-    remove_earlier(&folder, &binary)?;
+    remove_earlier(&folder, &made.binary)?;
     let scratch = folder.join("scratch");
-    let made = Made::new(place, binary, &stamp)?;
     let contents = |format| contents::files(format, place, &made, &scratch);
 
     let sbom = folder.join(format!("ktls-trace-{VERSION}.cdx.json"));
     write_atomically(&sbom, &made.sbom)?;
     let paths = [
         made.binary.clone(),
-        deb::build(place, &contents(Format::Deb)?, &stamp, &scratch)?,
-        rpm::build(place, &contents(Format::Rpm)?, &stamp, &scratch)?,
-        tarball::build(place, &contents(Format::Tarball)?, &stamp)?,
+        deb::build(place, &contents(Format::Deb)?, stamp, &scratch)?,
+        rpm::build(place, &contents(Format::Rpm)?, stamp, &scratch)?,
+        tarball::build(place, &contents(Format::Tarball)?, stamp)?,
         sbom,
     ];
     remove_folder(&scratch)?;
@@ -109,8 +107,9 @@ fn artefacts(place: &Place) -> Result<Vec<PathBuf>> {
 }
 
 impl Made {
-    /// What is made of the binary and of what is linked into it.
-    fn new(place: &Place, binary: PathBuf, stamp: &Stamp) -> Result<Self> {
+    /// The binary, and what is made of it and of what is linked into it.
+    fn new(place: &Place, stamp: Stamp) -> Result<Self> {
+        let binary = daemon(place)?;
         let linked = Linked::find(place)?;
         Ok(Self {
             sbom: sbom::document(&linked, &binary, stamp)?,

@@ -34,11 +34,11 @@ const SETTINGS: [&str; 9] = [
 pub(super) fn build(
     place: &Place,
     files: &[File],
-    stamp: &Stamp,
+    stamp: Stamp,
     scratch: &Path,
 ) -> Result<PathBuf> {
     let staged = scratch.join("rpm");
-    stage::write(&staged, files, *stamp)?;
+    stage::write(&staged, files, stamp)?;
     let list = scratch.join("rpm.list");
     stage::one(&list, listed(files).as_bytes(), 0o644)?;
     let folder = place.target.join("dist");
@@ -66,13 +66,14 @@ pub(super) fn build(
     Ok(package)
 }
 
-/// The list of files with attributes, as `%files -f` takes it; with the folders that are nobody else's.
+/// The list of files with attributes, as `%files -f` takes it; with the folders that are nobody else's, and those of
+/// shells that may not be installed.
 fn listed(files: &[File]) -> String {
     let folders: BTreeSet<&str> = files
         .iter()
-        .filter_map(|file| file.path.rsplit_once('/'))
-        .map(|(folder, _)| folder)
-        .filter(|folder| folder.ends_with("/ktls-trace"))
+        .filter_map(|file| Some((file, file.path.rsplit_once('/')?.0)))
+        .filter(|(file, folder)| folder.ends_with("/ktls-trace") || is_completions(file.kind))
+        .map(|(_, folder)| folder)
         .collect();
     let folders = folders
         .iter()
@@ -87,6 +88,13 @@ fn listed(files: &[File]) -> String {
         format!("{what}%attr(0{:o}, root, root) /{}\n", file.mode, file.path)
     });
     folders.chain(files).collect()
+}
+
+fn is_completions(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::CompletionsBash | Kind::CompletionsZsh | Kind::CompletionsFish
+    )
 }
 
 #[cfg(test)]
@@ -104,12 +112,15 @@ mod tests {
         let text = listed(&[
             file("etc/ktls-trace/config.toml", Kind::Configuration, 0o644),
             file("usr/bin/ktls-trace", Kind::Program, 0o755),
+            file("usr/share/zsh/x/_k", Kind::CompletionsZsh, 0o644),
         ]);
         assert_eq!(
             text,
             "%dir %attr(0755, root, root) /etc/ktls-trace\n\
+             %dir %attr(0755, root, root) /usr/share/zsh/x\n\
              %config(noreplace) %attr(0644, root, root) /etc/ktls-trace/config.toml\n\
-             %attr(0755, root, root) /usr/bin/ktls-trace\n"
+             %attr(0755, root, root) /usr/bin/ktls-trace\n\
+             %attr(0644, root, root) /usr/share/zsh/x/_k\n"
         );
     }
 }

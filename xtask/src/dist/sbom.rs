@@ -13,7 +13,7 @@ use super::{
 use crate::command;
 
 /// The document. Its keys are sorted, and it carries no number of its own: the same binary has the same one.
-pub(super) fn document(linked: &Linked, binary: &Path, stamp: &Stamp) -> Result<Vec<u8>> {
+pub(super) fn document(linked: &Linked, binary: &Path, stamp: Stamp) -> Result<Vec<u8>> {
     let sum = command::output(Command::new("sha256sum").arg(binary))?;
     let sum = sum.split_whitespace().next().context("no checksum")?;
     let document = describe(linked, sum, &stamp.timestamp()?.to_string());

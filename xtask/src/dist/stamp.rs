@@ -36,7 +36,8 @@ impl Stamp {
         Self::read(&text)
     }
 
-    fn read(text: &str) -> Result<Self> {
+    /// Of a number in words.
+    pub(super) fn read(text: &str) -> Result<Self> {
         text.trim()
             .parse()
             .map(Self)

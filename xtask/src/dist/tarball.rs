@@ -13,7 +13,7 @@ use super::{
 use crate::place::{Place, write_atomically};
 
 /// Makes the archive in target/dist.
-pub(super) fn build(place: &Place, files: &[File], stamp: &Stamp) -> Result<PathBuf> {
+pub(super) fn build(place: &Place, files: &[File], stamp: Stamp) -> Result<PathBuf> {
     let name = format!("ktls-trace-{VERSION}-x86_64-linux");
     let path = place.target.join("dist").join(format!("{name}.tar.gz"));
     write_atomically(&path, &gzip(&archive(&name, files, stamp)?)?)?;
@@ -21,7 +21,7 @@ pub(super) fn build(place: &Place, files: &[File], stamp: &Stamp) -> Result<Path
 }
 
 /// Entries sorted as the files are, below one folder, of root and of the one time.
-fn archive(top: &str, files: &[File], stamp: &Stamp) -> Result<Vec<u8>> {
+fn archive(top: &str, files: &[File], stamp: Stamp) -> Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     let mut folders = Vec::new();
     for file in files {
@@ -44,7 +44,7 @@ fn append(
     path: &str,
     mode: u32,
     bytes: &[u8],
-    stamp: &Stamp,
+    stamp: Stamp,
 ) -> Result<()> {
     let mut header = Header::new_ustar();
     header.set_entry_type(if path.ends_with('/') {
@@ -77,7 +77,7 @@ mod tests {
         };
         let stamp = Stamp::read("1780000000").unwrap();
         let files = [file("README.md"), file("docs/a.md"), file("docs/b.md")];
-        let bytes = archive("top", &files, &stamp).unwrap();
+        let bytes = archive("top", &files, stamp).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut seen = Vec::new();
         for entry in archive.entries().unwrap() {

@@ -35,7 +35,7 @@ impl Release {
                 binary,
                 sbom: b"{}".to_vec(),
                 notices: b"licences".to_vec(),
-                changelog: deb::changelog(&stamp()).unwrap(),
+                changelog: deb::changelog(stamp()).unwrap(),
             },
             place: Place {
                 workspace: workspace.to_path_buf(),
@@ -158,7 +158,7 @@ fn dpkg_reads_the_package_and_two_are_the_same() {
     let packages = releases.each_ref().map(|release| {
         let scratch = release.scratch();
         let files = files(Format::Deb, &release.place, &release.made, &scratch).unwrap();
-        let package = deb::build(&release.place, &files, &stamp(), &scratch).unwrap();
+        let package = deb::build(&release.place, &files, stamp(), &scratch).unwrap();
         let listed = command::output(
             Command::new("sh")
                 .args(["-c", "dpkg-deb --fsys-tarfile \"$0\" | tar -tf -"])
