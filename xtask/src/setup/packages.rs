@@ -15,9 +15,6 @@ const MMDEBSTRAP: (&str, &str) = ("mmdebstrap", "mmdebstrap");
 /// Makes packages for rpm.
 const RPMBUILD: (&str, &str) = ("rpmbuild", "rpm");
 
-/// Makes packages for rpm.
-const RPMBUILD: (&str, &str) = ("rpmbuild", "rpm");
-
 /// Version of QEMU, if there is one.
 pub(crate) fn qemu_present() -> Option<String> {
     first_line(Command::new(QEMU.0).arg("--version"))
