@@ -1,5 +1,7 @@
 //! The capabilities that the daemon has, what the missing ones cost, and giving up those that have done their work.
 
+use std::fs;
+
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
 
@@ -47,6 +49,19 @@ pub fn missing() -> Vec<String> {
 /// Whether the calling thread has a capability.
 pub fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Why `CAP_PERFMON` may not be enough: with a value that the mainline kernel does not know, those of Debian and Ubuntu
+/// let nobody but `CAP_SYS_ADMIN` call `perf_event_open`.
+pub fn paranoid() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    let value: i32 = text.trim().parse().ok()?;
+    let wanted = value > 2 && !has(Capability::CAP_SYS_ADMIN);
+    wanted.then(|| {
+        format!(
+            "kernel.perf_event_paranoid is {value}: kernels of Debian and Ubuntu then want CAP_SYS_ADMIN instead of CAP_PERFMON"
+        )
+    })
 }
 
 /// What missing capabilities cost a run beside its hooks, a line each. `elsewhere`: whether other network namespaces are

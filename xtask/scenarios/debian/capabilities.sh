@@ -38,6 +38,8 @@ loses CAP_SYS_ADMIN 'missing CAP_BPF, CAP_PERFMON' CapabilityBoundingSet=~CAP_SY
 
 one='CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_SYS_PTRACE CAP_SYSLOG'
 own=Environment=KTLS_TRACE_NETNS=self
+loses "CAP_SYS_ADMIN, as perf_event_paranoid wants it" 'kernel.perf_event_paranoid is 3' CapabilityBoundingSet= "$one" "$own"
+sysctl -q -w kernel.perf_event_paranoid=2
 step "one namespace, without CAP_SYS_ADMIN"
 with CapabilityBoundingSet= "$one" "$own"
 [ "$code" = 0 ] || fail "status $code"
