@@ -736,6 +736,39 @@ fn a_busy_socket_found_by_asking_is_left_to_the_hooks() {
 }
 
 #[test]
+fn what_sock_diag_alone_had_seen_is_not_told_because_a_hook_meets_the_socket() {
+    let mut bench = Bench::new();
+    bench.correlator = Correlator::new(Config {
+        asks_unhooked: true,
+        ..Config::default()
+    });
+    let sample = corked_sample();
+    let mut hold = held(0, 0);
+    hold.socket.cookie = Some(sample.cookie);
+    // The stall was there before the hooks: the persist timer is the first that they see of it.
+    hold.push = None;
+    hold.socket.tail_psh = None;
+    hold.send = None;
+    bench.at(
+        0,
+        What::Sampled {
+            key: SocketKey::of_cookie(sample.cookie),
+            asked_ns: START,
+            sample: Some(Box::new(sample)),
+        },
+    );
+    let fired = What::PersistFired {
+        key: KEY,
+        hold: Box::new(hold),
+    };
+    bench
+        .at(40, fired)
+        .at(41, released(16406, ReleasePath::PersistTimer));
+    let of_sock_diag = |event: &&Event| stall_of(event).evidence.sources == ["sock_diag"];
+    assert_eq!(bench.events.iter().filter(of_sock_diag).count(), 0);
+}
+
+#[test]
 fn the_process_is_named() {
     let mut bench = Bench::new();
     let named = What::ProcessNamed {

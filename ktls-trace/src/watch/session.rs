@@ -41,6 +41,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_EVERY: Duration = Duration::from_secs(10);
+/// Records of the ring buffer that are taken before it is looked whether there is something else to do.
+const AT_ONCE: usize = 512;
+
 /// What a run goes by.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -127,6 +130,8 @@ pub(super) struct Session<'a> {
     pub(super) reader_gone: bool,
     /// Since when there is nothing for the hot hooks to do.
     pub(super) calm: Calm,
+    /// Up to which moment the ring buffer was read, if more waits in it: time must not run ahead of what was seen.
+    pub(super) behind_ns: Option<u64>,
     /// Who started it as a service, if somebody did.
     pub(super) manager: Option<Manager>,
 }
@@ -207,6 +212,7 @@ pub async fn run_within(
         unanswered: 0,
         reader_gone: false,
         calm: Calm::default(),
+        behind_ns: None,
         manager: Manager::find(),
     };
     session.note_clock();
@@ -298,13 +304,15 @@ impl Session<'_> {
                     }
                     Stir::Trouble(why) => tracing::error!("{why}"),
                 },
-                answer = self.poller.answer() => {
+                // An answer describes this moment.
+                answer = self.poller.answer(), if self.behind_ns.is_none() => {
                     self.drain();
                     self.answered(answer);
                 }
+                () = std::future::ready(()), if self.behind_ns.is_some() => self.drain(),
                 wish = self.exports.wish() => self.grant(wish),
                 () = sleep_until(housekeeping) => {
-                    if clock <= housekeeping {
+                    if clock <= housekeeping && self.behind_ns.is_none() {
                         self.note_clock();
                         clock = housekeeping + CLOCK_EVERY;
                     }
@@ -315,10 +323,10 @@ impl Session<'_> {
         }
     }
 
-    /// Hands an observation of this moment to the correlator.
+    /// Hands an observation of this moment to the correlator, or of the one up to which was seen what happened.
     pub(super) fn observe(&mut self, what: What) {
         self.take(&Observation {
-            at_ns: clock::monotonic_ns(),
+            at_ns: self.behind_ns.unwrap_or_else(clock::monotonic_ns),
             what,
         });
     }
@@ -354,20 +362,28 @@ impl Session<'_> {
         }
     }
 
-    /// Takes everything that waits in the ring buffer.
+    /// Takes what waits in the ring buffer, but not for ever if it fills faster than that.
     pub(super) fn drain(&mut self) {
-        loop {
-            let Mode::Hooks(hooks) = &mut self.mode else {
-                return;
+        let mut seen_ns = None;
+        for _ in 0..AT_ONCE {
+            let decoded = match &mut self.mode {
+                Mode::Hooks(hooks) => {
+                    let record = hooks.probe.ring.get_mut().next();
+                    record.map(|record| probe::decode(&record, &hooks.symbols))
+                }
+                Mode::WaitingForTls | Mode::Polling(_) => None,
             };
-            let decoded = match hooks.probe.ring.get_mut().next() {
-                Some(record) => probe::decode(&record, &hooks.symbols),
-                None => return,
+            let Some(decoded) = decoded else {
+                self.behind_ns = None;
+                return;
             };
             let Some(decoded) = decoded else { continue };
             let observation = decoded.observation;
+            seen_ns = seen_ns.max(Some(observation.at_ns));
             let key = SocketKey(decoded.generation);
-            if observation.what.makes_suspect() {
+            if observation.what.makes_suspect()
+                && let Mode::Hooks(hooks) = &mut self.mode
+            {
                 hooks.suspects.insert(key, (decoded.sk, decoded.generation));
             }
             let pid = match &observation.what {
@@ -382,6 +398,7 @@ impl Session<'_> {
                 self.name(key, pid, observation.at_ns);
             }
         }
+        self.behind_ns = Some(seen_ns.unwrap_or_else(clock::monotonic_ns));
     }
 
     /// Looks up a process once for a socket. It is named at the moment it was seen: a later one would

@@ -1,6 +1,9 @@
 //! What a run tells of itself, and how it is.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use ktls_trace_common::counter;
 use tokio::sync::oneshot;
@@ -16,6 +19,9 @@ use crate::{
     observe::recording::Recorder,
     watch::Seen,
 };
+
+/// How long the end of a run may take for what still waits in the ring buffer.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 
 impl Session<'_> {
     /// Tells that other hooks are attached than before.
@@ -34,7 +40,16 @@ impl Session<'_> {
             manager.stopping();
         }
         if matches!(self.mode, Mode::Hooks(_)) {
+            let begun = Instant::now();
             self.drain();
+            while self.behind_ns.is_some() && begun.elapsed() < LAST_LOOK {
+                self.drain();
+            }
+            if self.behind_ns.take().is_some() {
+                tracing::warn!(
+                    "the ring buffer fills faster than it is read: its last records are not looked at"
+                );
+            }
             self.keep_house();
         }
         let at_ns = clock::monotonic_ns();

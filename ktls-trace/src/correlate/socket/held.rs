@@ -49,7 +49,6 @@ impl Watched {
         changes: &mut Vec<Change>,
     ) {
         let refused = by.refused();
-        self.hooked = true;
         self.identify(&hold.socket);
         if let Some(episode) = &mut self.episode {
             episode.progress(hold.socket.snd_nxt);
@@ -65,6 +64,8 @@ impl Watched {
             // Its release was lost, or is yet to come and will find nothing to end.
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
         }
+        // Not before: what sock_diag alone had seen is judged by the threshold for that.
+        self.hooked = true;
         let bytes = hold.socket.notsent();
         // Without unsent bytes there is a stall only if a writer waits all the same, or would have to.
         let no_room = hold.socket.buffer_is_full() == Some(true);
