@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let Command { verbose, verb } = Command::parse_from(&words);
     log_to_stderr(verbose);
     match verb {
-        Verb::Run(args) => cli::run::run(args, given, words, verbose >= 2),
+        Verb::Run(args) => cli::run::run(&args, given, words, verbose >= 2),
         Verb::Replay(args) => cli::replay::run(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),

@@ -1,8 +1,18 @@
 //! Runs external tools, with errors that name the command and show what it said.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    env,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
+
+/// The cargo that runs us. What it set for our own build is not for another package's build script.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.env_remove("CARGO_MANIFEST_DIR");
+    command
+}
 
 /// Runs to the end with output captured; what the tool printed on stdout. An error shows its stderr.
 pub(crate) fn output(command: &mut Command) -> Result<String> {

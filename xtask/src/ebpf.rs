@@ -1,7 +1,5 @@
 //! `cargo xtask ebpf`: builds or lints the eBPF programs alone, without the daemon that carries them.
 
-use std::{env, process::Command};
-
 use anyhow::{Context as _, Result};
 use clap::Args;
 
@@ -17,8 +15,7 @@ pub(crate) struct EbpfArguments {
 
 /// Runs the verb.
 pub(crate) fn run(place: &Place, arguments: &EbpfArguments) -> Result<()> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = command::cargo();
     command
         .arg(if arguments.clippy { "clippy" } else { "build" })
         .args([

@@ -66,14 +66,11 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
     if userland.is_some() {
         archive.service()?;
     } else {
-        archive.bare(busybox)?;
+        archive.bare(busybox, daemon)?;
     }
     archive.copy("init", init, 0o755)?;
     archive.symlink("sbin/modprobe", "/init")?;
     archive.copy("bin/odd", odd, 0o755)?;
-    if userland.is_none() {
-        archive.copy("bin/ktls-trace", daemon, 0o755)?;
-    }
     for module in &modules.list.0 {
         archive.copy(
             &module.file,
@@ -99,6 +96,22 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// Writes an entry of a newc archive.
+pub(crate) fn append(
+    sink: &mut impl io::Write,
+    name: &str,
+    header: newc::Builder,
+    contents: &[u8],
+) -> Result<()> {
+    let length = u32::try_from(contents.len())
+        .with_context(|| format!("{name} is too long for an initramfs"))?;
+    let mut writer = header.nlink(1).write(sink, length);
+    writer
+        .write_all(contents)
+        .and_then(|()| writer.finish().map(drop))
+        .with_context(|| format!("adding {name} to an initramfs"))
+}
+
 /// The archive being written. Names in it have no leading slash.
 struct Archive {
     sink: BufWriter<File>,
@@ -109,8 +122,8 @@ struct Archive {
 }
 
 impl Archive {
-    /// What there is beside our programs where nothing else is.
-    fn bare(&mut self, busybox: &Path) -> Result<()> {
+    /// What there is beside our own programs where nothing else is.
+    fn bare(&mut self, busybox: &Path, daemon: &Path) -> Result<()> {
         for directory in [
             "proc", "sys", "dev", "tmp", "run", "etc", "root", "out", "var/tmp",
         ] {
@@ -123,6 +136,7 @@ impl Archive {
             include_bytes!("bin/guest/over-veth.sh"),
             0o755,
         )?;
+        self.copy("bin/ktls-trace", daemon, 0o755)?;
         self.copy("bin/busybox", busybox, 0o755)?;
         for applet in command::output(Command::new(busybox).arg("--list"))?.lines() {
             if applet != "modprobe" && applet != "busybox" {
@@ -161,18 +175,9 @@ impl Archive {
     }
 
     fn entry(&mut self, name: &str, mode: u32, contents: &[u8]) -> Result<()> {
-        let length = u32::try_from(contents.len())
-            .with_context(|| format!("{name} is too long for an initramfs"))?;
         self.inode += 1;
-        let mut writer = newc::Builder::new(name)
-            .ino(self.inode)
-            .mode(mode)
-            .nlink(1)
-            .write(&mut self.sink, length);
-        writer
-            .write_all(contents)
-            .and_then(|()| writer.finish().map(drop))
-            .with_context(|| format!("adding {name} to an initramfs"))
+        let header = newc::Builder::new(name).ino(self.inode).mode(mode);
+        append(&mut self.sink, name, header, contents)
     }
 
     /// Adds a directory and the ones above it.

@@ -4,6 +4,7 @@
 //! unpacked, and to which a guest's own files are appended.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{BufReader, BufWriter, Read as _, Write as _},
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use crate::{
     apt::{Mirrors, Suite, fetched},
     command, dist,
     guest_image::Extra,
+    initramfs,
     place::Place,
     vm::Machine,
 };
@@ -66,18 +68,25 @@ pub(crate) const MACHINE: Machine = Machine {
 /// Where a guest has what scenarios bring with them.
 const SCENARIOS: &str = "/usr/lib/guest/scenarios";
 
-/// A distribution with what its scenarios need.
-#[derive(Debug)]
-pub(crate) struct Userland {
-    /// The distribution.
-    base: PathBuf,
+/// Distributions with what their scenarios need.
+#[derive(Debug, Default)]
+pub(crate) struct Userlands {
+    /// The distributions.
+    bases: BTreeMap<Release, PathBuf>,
     /// Path on the host, path in the guest.
     put: Vec<(PathBuf, String)>,
 }
 
-impl Userland {
-    /// A release with our package, Prometheus, and what lies beside the scenarios in `debian`.
-    pub(crate) fn prepare(place: &Place, release: Release, scenarios: &Path) -> Result<Self> {
+impl Userlands {
+    /// These releases with our package, Prometheus, and what lies beside the scenarios in `debian`.
+    pub(crate) fn prepare(
+        place: &Place,
+        releases: &BTreeSet<Release>,
+        scenarios: &Path,
+    ) -> Result<Self> {
+        if releases.is_empty() {
+            return Ok(Self::default());
+        }
         let prometheus = fetched(place, "prometheus", "prometheus", &["bookworm", "trixie"])?;
         let mut put = vec![
             (dist::deb(place)?, "/root/ktls-trace.deb".to_owned()),
@@ -97,18 +106,17 @@ impl Userland {
                 format!("{SCENARIOS}/{}", name.to_string_lossy()),
             ));
         }
-        Ok(Self {
-            base: prepare(place, release)?,
-            put,
-        })
+        let base = |&release: &Release| Ok((release, prepare(place, release)?));
+        let bases = releases.iter().map(base).collect::<Result<_>>()?;
+        Ok(Self { bases, put })
     }
 
-    /// What a guest gets of it.
-    pub(crate) fn extra(&self) -> Extra<'_> {
-        Extra {
+    /// What a guest gets that has a distribution around it; `None` if that was not prepared.
+    pub(crate) fn extra(&self, release: Release) -> Option<Extra<'_>> {
+        Some(Extra {
             put: &self.put,
-            userland: Some(&self.base),
-        }
+            userland: Some(self.bases.get(&release)?),
+        })
     }
 }
 
@@ -185,15 +193,12 @@ fn convert(tar: &Path, cpio: &Path) -> Result<()> {
             _ => continue,
         };
         let header = entry.header();
-        let mut writer = newc::Builder::new(name)
+        let header = newc::Builder::new(name)
             .ino(u32::try_from(number + 1)?)
             .mode(kind | (header.mode()? & 0o7777))
             .uid(u32::try_from(header.uid()?)?)
-            .gid(u32::try_from(header.gid()?)?)
-            .nlink(1)
-            .write(&mut sink, u32::try_from(contents.len())?);
-        writer.write_all(&contents)?;
-        writer.finish()?;
+            .gid(u32::try_from(header.gid()?)?);
+        initramfs::append(&mut sink, name, header, &contents)?;
     }
     newc::trailer(&mut sink)?.flush()?;
     Ok(())

@@ -89,14 +89,7 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
         command,
     } = arguments;
     let known = kernel::find(&kernel)?;
-    setup::ensure(
-        place,
-        if userland.is_some() {
-            Needs::Userlands
-        } else {
-            Needs::Guests
-        },
-    )?;
+    setup::ensure(place, Needs::of_guests(userland.is_some()))?;
     let programs = Programs::prepare(place)?;
     let bootable = Bootable::prepare(place, known)?;
     let machine = Machine {

@@ -135,7 +135,7 @@ pub(crate) type Values = BTreeMap<String, Vec<String>>;
 /// # Errors
 ///
 /// In a line, what is wrong.
-pub(crate) fn read(words: Vec<OsString>) -> Result<(run::Args, Values), String> {
+pub(crate) fn read(words: &[OsString]) -> Result<(run::Args, Values), String> {
     let matches = super::super::Command::command()
         .try_get_matches_from(words)
         .map_err(|error| one_line(&error))?;

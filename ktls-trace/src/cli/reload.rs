@@ -32,89 +32,79 @@ const HTTP: [&str; 2] = ["metrics-listen", "metrics-processes"];
 pub(super) struct Reloader {
     /// The command line as it was given.
     given: Vec<OsString>,
-    /// The options that count.
-    args: Args,
-    /// As they were written.
-    values: Values,
+    /// The same with its layers, as they count now.
+    words: Vec<OsString>,
 }
 
 impl Reloader {
     /// Of a run with this command line, without and with its layers.
-    pub(super) fn new(
-        args: Args,
-        given: Vec<OsString>,
-        words: Vec<OsString>,
-    ) -> Result<Self, String> {
-        let (_, values) = config::read(words)?;
-        Ok(Self {
-            given,
-            args,
-            values,
-        })
+    pub(super) fn new(given: Vec<OsString>, words: Vec<OsString>) -> Self {
+        Self { given, words }
     }
 
     /// Reads them, changes exports, and says what else there is to do; nothing if none has changed.
     pub(super) fn reread(&mut self, exports: &mut Exports) -> Result<Option<Reload>, String> {
         let words = config::layered(self.given.clone()).map_err(|error| error.to_string())?;
-        let (args, values) = config::read(words)?;
-        let changed = changes(&self.values, &values);
+        let (before, was) = config::read(&self.words)?;
+        let (args, is) = config::read(&words)?;
+        let changed = changes(&was, &is);
         if changed.is_empty() {
             return Ok(None);
         }
-        let reload = self.apply(&args, changed, exports);
+        let reload = apply(&before, &args, changed, exports);
         let reload = reload.map_err(|error| error.to_string())?;
-        (self.args, self.values) = (args, values);
+        self.words = words;
         Ok(Some(reload))
     }
+}
 
-    /// Changes exports, and says what else there is to do.
-    fn apply(
-        &self,
-        args: &Args,
-        changed: Vec<Changed>,
-        exports: &mut Exports,
-    ) -> anyhow::Result<Reload> {
-        let options = args.options(false)?;
-        let any = |names: &[&str]| {
-            changed
-                .iter()
-                .any(|change| names.contains(&&*change.option))
-        };
-        // First everything that can go wrong.
-        let destinations = any(&OUTLETS).then(|| args.destinations()).transpose()?;
-        let missing = |addresses: &[Address], others: &[Address]| -> Vec<Address> {
-            let new = addresses.iter().filter(|address| !others.contains(address));
-            new.cloned().collect()
-        };
-        let (before, now) = (self.args.metrics_listen(), args.metrics_listen());
-        let opened = run::listen(&missing(now, before))?;
-        if exports.http.is_none() {
-            exports.http = args.serve(opened)?;
-        } else if let Some(http) = exports.http.as_ref().filter(|_| !now.is_empty()) {
-            http.go_by(&missing(before, now), opened);
-            http.bound(args.bounds());
-        } else {
-            exports.http = None;
-        }
-        if let Some(destinations) = destinations {
-            let replaced = exports.outlets.replace(destinations);
-            replaced.map_err(run::cannot_start)?;
-        }
-        let lives = [&RUN[..], &OUTLETS, &HTTP].concat();
-        let (changed, rest): (Vec<_>, Vec<_>) = changed
-            .into_iter()
-            .partition(|change| lives.contains(&&*change.option));
-        Ok(Reload {
-            threshold_ns: options.correlate.threshold_ns,
-            poll_interval_ns: options.correlate.poll_interval_ns,
-            filter: options.filter,
-            netns: options.netns,
-            told: Reloaded {
-                changed,
-                needs_restart: rest.into_iter().map(|change| change.option).collect(),
-            },
-        })
+/// Changes exports, and says what else there is to do.
+fn apply(
+    before: &Args,
+    args: &Args,
+    changed: Vec<Changed>,
+    exports: &mut Exports,
+) -> anyhow::Result<Reload> {
+    let options = args.options(false)?;
+    let any = |names: &[&str]| {
+        changed
+            .iter()
+            .any(|change| names.contains(&&*change.option))
+    };
+    // First everything that can go wrong.
+    let destinations = any(&OUTLETS).then(|| args.destinations()).transpose()?;
+    let missing = |addresses: &[Address], others: &[Address]| -> Vec<Address> {
+        let new = addresses.iter().filter(|address| !others.contains(address));
+        new.cloned().collect()
+    };
+    let (before, now) = (before.metrics_listen(), args.metrics_listen());
+    let opened = run::listen(&missing(now, before))?;
+    if exports.http.is_none() {
+        exports.http = args.serve(opened)?;
+    } else if let Some(http) = exports.http.as_ref().filter(|_| !now.is_empty()) {
+        http.go_by(&missing(before, now), opened);
+        http.bound(args.bounds());
+    } else {
+        exports.http = None;
     }
+    if let Some(destinations) = destinations {
+        let replaced = exports.outlets.replace(destinations);
+        replaced.map_err(run::cannot_start)?;
+    }
+    let lives = [&RUN[..], &OUTLETS, &HTTP].concat();
+    let (changed, rest): (Vec<_>, Vec<_>) = changed
+        .into_iter()
+        .partition(|change| lives.contains(&&*change.option));
+    Ok(Reload {
+        threshold_ns: options.correlate.threshold_ns,
+        poll_interval_ns: options.correlate.poll_interval_ns,
+        filter: options.filter,
+        netns: options.netns,
+        told: Reloaded {
+            changed,
+            needs_restart: rest.into_iter().map(|change| change.option).collect(),
+        },
+    })
 }
 
 /// Which options are others than before.

@@ -128,7 +128,7 @@ impl From<ProbesArg> for Probes {
 /// `given` is the command line as it was given, to be read again with the file that it names; `words` is how that was at
 /// the start.
 pub(crate) fn run(
-    args: Args,
+    args: &Args,
     given: Vec<OsString>,
     words: Vec<OsString>,
     programs_log: bool,
@@ -158,10 +158,7 @@ pub(crate) fn run(
             eprintln!("ktls-trace: metrics, health, stalls and events at {address}");
         }
     };
-    let mut reloader = match Reloader::new(args, given, words) {
-        Ok(reloader) => reloader,
-        Err(error) => return cannot("run", &error),
-    };
+    let mut reloader = Reloader::new(given, words);
     let reread = Box::new(move |exports: &mut Exports| reloader.reread(exports));
     match runtime.block_on(watch::run(options, exports, recorder, reread, ready)) {
         Ok(()) => ExitCode::SUCCESS,

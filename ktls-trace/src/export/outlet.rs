@@ -52,18 +52,32 @@ pub enum Report {
 }
 
 /// The destinations of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outlets {
     /// Each of them.
     each: Vec<Outlet>,
     /// What they have to say.
-    reports: Option<UnboundedReceiver<Report>>,
+    reports: UnboundedReceiver<Report>,
     /// Where they say it.
-    report: Option<UnboundedSender<Report>>,
+    report: UnboundedSender<Report>,
     /// What those lost that were replaced, by place.
     replaced: Vec<(&'static str, Arc<Shared>)>,
     /// Whether the run ends: then there is time to wait for room.
     ending: Option<Instant>,
+}
+
+impl Default for Outlets {
+    /// There are none.
+    fn default() -> Self {
+        let (report, reports) = unbounded_channel();
+        Self {
+            each: Vec::new(),
+            reports,
+            report,
+            replaced: Vec::new(),
+            ending: None,
+        }
+    }
 }
 
 impl Outlets {
@@ -73,14 +87,9 @@ impl Outlets {
     ///
     /// If the system gives no thread.
     pub fn start(destinations: Vec<Box<dyn Destination>>) -> std::io::Result<Self> {
-        let (report, reports) = unbounded_channel();
-        Ok(Self {
-            each: start_each(destinations, &report)?,
-            reports: Some(reports),
-            report: Some(report),
-            replaced: Vec::new(),
-            ending: None,
-        })
+        let mut outlets = Self::default();
+        outlets.replace(destinations)?;
+        Ok(outlets)
     }
 
     /// From now on events go to these instead; the others end once they have written what they were given.
@@ -89,11 +98,10 @@ impl Outlets {
     ///
     /// If the system gives no thread; then all stays as it was.
     pub fn replace(&mut self, destinations: Vec<Box<dyn Destination>>) -> std::io::Result<()> {
-        let Some(report) = &self.report else {
-            *self = Self::start(destinations)?;
-            return Ok(());
-        };
-        let fresh = start_each(destinations, report)?;
+        let fresh = destinations
+            .into_iter()
+            .map(|destination| Outlet::start(destination, self.report.clone()))
+            .collect::<Result<_, _>>()?;
         // So that what goes on in the same file stays in order.
         self.flush();
         let replaced = std::mem::replace(&mut self.each, fresh).into_iter();
@@ -124,12 +132,9 @@ impl Outlets {
 
     /// What one of them has to say next; waits for ever if there is none.
     pub async fn report(&mut self) -> Report {
-        let said = match &mut self.reports {
-            Some(reports) => reports.recv().await,
-            None => None,
-        };
-        match said {
+        match self.reports.recv().await {
             Some(report) => report,
+            // It is not closed as long as there is `report`.
             None => std::future::pending().await,
         }
     }
@@ -184,22 +189,11 @@ impl Outlets {
             }
         }
         let mut said = Vec::new();
-        while let Some(Ok(report)) = self.reports.as_mut().map(UnboundedReceiver::try_recv) {
+        while let Ok(report) = self.reports.try_recv() {
             said.push(report);
         }
         said
     }
-}
-
-/// Starts a thread for each destination.
-fn start_each(
-    destinations: Vec<Box<dyn Destination>>,
-    report: &UnboundedSender<Report>,
-) -> std::io::Result<Vec<Outlet>> {
-    destinations
-        .into_iter()
-        .map(|destination| Outlet::start(destination, report.clone()))
-        .collect()
 }
 
 /// One destination.
@@ -360,15 +354,15 @@ mod tests {
     }
 
     /// Keeps what it is given; takes a lock for each, by which a test can hold it up.
-    struct Kept(Arc<Mutex<Vec<Event>>>);
+    struct Kept(&'static str, Arc<Mutex<Vec<Event>>>);
 
     impl Destination for Kept {
         fn place(&self) -> &'static str {
-            "kept"
+            self.0
         }
 
         fn write(&mut self, event: &Event) -> Written {
-            self.0.lock().unwrap().push(event.clone());
+            self.1.lock().unwrap().push(event.clone());
             Written::Yes
         }
     }
@@ -389,7 +383,7 @@ mod tests {
     #[test]
     fn what_was_written_is_there_when_a_run_ends() {
         let kept = Arc::<Mutex<Vec<Event>>>::default();
-        let outlets = Outlets::start(vec![Box::new(Kept(Arc::clone(&kept)))]).unwrap();
+        let outlets = Outlets::start(vec![Box::new(Kept("kept", Arc::clone(&kept)))]).unwrap();
         for count in 0..100 {
             outlets.write(&event(count));
         }
@@ -406,8 +400,8 @@ mod tests {
         );
         let held = hanging.lock().unwrap();
         let mut outlets = Outlets::start(vec![
-            Box::new(Kept(Arc::clone(&hanging))),
-            Box::new(Kept(Arc::clone(&kept))),
+            Box::new(Kept("hanging", Arc::clone(&hanging))),
+            Box::new(Kept("kept", Arc::clone(&kept))),
         ])
         .unwrap();
         for batch in 1..=10 {
@@ -420,11 +414,15 @@ mod tests {
             }
         }
         let lost = outlets.lost();
-        // One is with the thread, the queue is full; the other one has lost nothing.
-        assert!((5900..=10_000 - 4096).contains(&lost["kept"]), "{lost:?}");
-        let report = outlets.reports.as_mut().unwrap().try_recv();
+        // One is with the thread, the queue is full.
         assert!(
-            matches!(&report, Ok(Report::Trouble(why)) if why.contains("kept: 4096 events behind")),
+            (5900..=10_000 - 4096).contains(&lost["hanging"]),
+            "{lost:?}"
+        );
+        assert_eq!(lost["kept"], 0, "{lost:?}");
+        let report = outlets.reports.try_recv();
+        assert!(
+            matches!(&report, Ok(Report::Trouble(why)) if why.contains("hanging: 4096 events behind")),
             "{report:?}"
         );
         outlets.end();

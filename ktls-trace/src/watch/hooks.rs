@@ -212,9 +212,15 @@ impl Session<'_> {
     /// Takes the hot hooks away if there has been nothing for them to do for long enough.
     pub(super) fn disarm_when_calm(&mut self) {
         let calm = self.calm.open == 0 && self.calm.since.elapsed() >= ARMED_FOR;
-        if calm && self.poller.asks() && !self.options.needs_all() {
+        if calm && !self.always_armed() {
             self.arm(false);
         }
+    }
+
+    /// Whether there is always something for them to do. Without `sock_diag`, only the release hook tells whether bytes
+    /// are still held.
+    pub(super) fn always_armed(&self) -> bool {
+        !self.poller.asks() || self.options.needs_all()
     }
 
     /// Attaches, now that kernel TLS is there.

@@ -68,7 +68,7 @@ impl Session<'_> {
             tracing::error!("the programs go on looking at what they did: {error}");
         }
         self.poller.go_by(&self.options);
-        if self.options.needs_all() {
+        if self.always_armed() {
             self.arm(true);
         }
     }

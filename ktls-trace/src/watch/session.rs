@@ -217,8 +217,7 @@ pub async fn run_within(
     };
     session.note_clock();
     session.tell_start(&facts.release);
-    if !session.poller.asks() {
-        // Only the release hook tells whether bytes are still held.
+    if session.always_armed() {
         session.arm(true);
     }
     session.tell_correlator_of_hooks();

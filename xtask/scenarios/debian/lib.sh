@@ -55,7 +55,7 @@ running() {
 
 # The report's stall, as a service of its own, until stall_ends.
 stall_begins() {
-    systemd-run --quiet --unit stall ktls-trace repro --duration 1h --connections "${1:-1}"
+    systemd-run --quiet --unit stall ktls-trace repro --duration 1h
 }
 
 stall_ends() {

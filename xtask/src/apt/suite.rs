@@ -53,7 +53,7 @@ impl Suite {
             directory,
         };
         let line = suite.source_line(mirror)?;
-        write_atomically(&suite.directory.join("sources.list"), line.as_bytes())?;
+        write_atomically(&suite.sources(), line.as_bytes())?;
         command::output(suite.tool("apt-get").args(["--error-on=any", "update"]))
             .with_context(|| format!("fetching the package lists of {name}"))?;
         Ok(suite)
@@ -91,7 +91,7 @@ impl Suite {
         let mut command = Command::new(program);
         let directory = self.directory.display();
         for option in [
-            format!("Dir::Etc::sourcelist={directory}/sources.list"),
+            format!("Dir::Etc::sourcelist={}", self.sources().display()),
             "Dir::Etc::sourceparts=-".to_owned(),
             // Pinning done on the machine is about what to install there, not about what to boot in a guest.
             "Dir::Etc::preferences=-".to_owned(),

@@ -3,7 +3,6 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -37,8 +36,7 @@ pub(crate) fn odd_workloads(place: &Place) -> Result<PathBuf> {
 }
 
 fn build(place: &Place, package: &str, binary: &str) -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = command::cargo();
     command
         .args([
             "build",
@@ -54,8 +52,6 @@ fn build(place: &Place, package: &str, binary: &str) -> Result<PathBuf> {
         .current_dir(&place.workspace)
         .env("CARGO_TARGET_DIR", &place.target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(place)?);
-    // Set by `cargo run` for xtask's own build; a build script of another package must not take it for its own.
-    command.env_remove("CARGO_MANIFEST_DIR");
     command::run(&mut command).with_context(|| format!("building the static {binary}"))?;
     Ok(place
         .target

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -90,12 +90,11 @@ impl Linked {
 
 /// What cargo says of a package. Only `tree` knows which features are on in this build, only `metadata` the rest.
 fn cargo(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = command::cargo();
     command
         .args(arguments)
         .arg("--locked")
-        .current_dir(&place.workspace)
-        .env_remove("CARGO_MANIFEST_DIR");
+        .current_dir(&place.workspace);
     command
 }
 

@@ -1,6 +1,6 @@
 //! Tools installed with cargo.
 
-use std::{env, process::Command};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -38,8 +38,7 @@ pub(crate) fn deny_install(_place: &Place) -> Result<String> {
 }
 
 fn cargo_install(arguments: &[&str]) -> Result<()> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = command::cargo();
     // Outside the workspace, so that its settings are not taken for the tool's.
     command
         .args(["install", "--quiet", "--force"])

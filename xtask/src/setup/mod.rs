@@ -24,6 +24,17 @@ pub(crate) enum Needs {
     Packages,
 }
 
+impl Needs {
+    /// What guests need, with a whole distribution around some of them or without.
+    pub(crate) fn of_guests(with_userland: bool) -> Self {
+        if with_userland {
+            Self::Userlands
+        } else {
+            Self::Guests
+        }
+    }
+}
+
 /// Installs what is missing, and says so line by line; without a word when nothing is.
 pub(crate) fn ensure(place: &Place, needs: Needs) -> Result<()> {
     for item in items(needs) {

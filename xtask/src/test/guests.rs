@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     guest_image::{Bootable, Extra, Programs},
-    recordings,
-    userland::{self, Userland},
+    recordings, userland,
     vm::{Ending, Machine},
 };
 
@@ -38,8 +37,8 @@ pub(crate) struct Work<'a> {
     pub(crate) programs: &'a Programs,
     /// What to run, with which repetition it is.
     pub(crate) queue: VecDeque<(&'a Scenario, usize)>,
-    /// What they run in, if it is a whole distribution.
-    pub(crate) userland: Option<&'a Userland>,
+    /// What the guest gets, if it is to have a whole distribution.
+    pub(crate) userland: Option<Extra<'a>>,
     /// Directory of this kernel's results.
     pub(crate) results: PathBuf,
     /// Which part of the kernel's scenarios this is.
@@ -98,7 +97,7 @@ impl Work<'_> {
             action: Action::Scenarios { jobs },
         };
         let (machine, extra) = match self.userland {
-            Some(userland) => (userland::MACHINE, userland.extra()),
+            Some(extra) => (userland::MACHINE, extra),
             None => (Machine::default(), Extra::default()),
         };
         let mut guest = self

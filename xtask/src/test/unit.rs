@@ -1,16 +1,13 @@
 //! Unit and host tests, in whichever runner there is.
 
-use std::{env, process::Command};
-
 use anyhow::{Context as _, Result};
 
 use crate::{command, place::Place};
 
 /// Whether all passed. They print for themselves.
 pub(crate) fn run(place: &Place) -> Result<bool> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let with_nextest = command::succeeds(Command::new(&cargo).args(["nextest", "--version"]));
-    let mut tests = Command::new(&cargo);
+    let with_nextest = command::succeeds(command::cargo().args(["nextest", "--version"]));
+    let mut tests = command::cargo();
     tests.args(if with_nextest {
         ["nextest", "run"].as_slice()
     } else {
@@ -18,9 +15,7 @@ pub(crate) fn run(place: &Place) -> Result<bool> {
     });
     // The eBPF programs only build for their own target.
     tests.args(["--workspace", "--exclude", "ktls-trace-ebpf"]);
-    tests
-        .current_dir(&place.workspace)
-        .env_remove("CARGO_MANIFEST_DIR");
+    tests.current_dir(&place.workspace);
     let shown = command::shown(&tests);
     eprintln!("running {shown} …");
     let status = tests

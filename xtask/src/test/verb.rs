@@ -1,7 +1,7 @@
 //! The verb: arguments, the order of things, and the last line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     fs,
     num::NonZero,
     path::{Path, PathBuf},
@@ -25,7 +25,7 @@ use crate::{
     guest_image::{Bootable, Programs},
     place::Place,
     setup::{self, Needs},
-    userland::{Release, Userland},
+    userland::{Release, Userlands},
 };
 
 /// Runs that one guest does at most.
@@ -93,21 +93,11 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
         select(&scenarios, wishes).with_context(|| format!("in {}", directory.display()))?;
 
     let releases = releases(&batches);
-    setup::ensure(
-        place,
-        if releases.is_empty() {
-            Needs::Guests
-        } else {
-            Needs::Userlands
-        },
-    )?;
+    setup::ensure(place, Needs::of_guests(!releases.is_empty()))?;
     let units_passed = *no_unit || units(place)?;
     let programs = Programs::prepare(place)?;
     let packaging_passed = *no_unit || packaging(place, programs.daemon());
-    let userlands = releases
-        .into_iter()
-        .map(|release| Ok((release, Userland::prepare(place, release, &directory)?)))
-        .collect::<Result<BTreeMap<_, _>>>()?;
+    let userlands = Userlands::prepare(place, &releases, &directory)?;
     let results = place.results("results");
     if results.exists() {
         fs::remove_dir_all(&results).with_context(|| format!("removing {}", results.display()))?;
@@ -137,7 +127,7 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
                         bootable,
                         programs,
                         queue,
-                        userland: release.and_then(|release| userlands.get(&release)),
+                        userland: release.and_then(|release| userlands.extra(release)),
                         results: results.clone(),
                         part,
                     })
@@ -220,12 +210,9 @@ type Part<'a> = (Option<Release>, VecDeque<(&'a file::Scenario, usize)>);
 
 /// Cuts a kernel's runs into what one guest does. Those in a distribution have a guest each.
 fn parts(runs: VecDeque<(&file::Scenario, usize)>) -> Vec<Part<'_>> {
-    let (bare, around): (VecDeque<_>, Vec<_>) = {
-        let (around, bare): (Vec<_>, Vec<_>) = runs
-            .into_iter()
-            .partition(|(scenario, _)| scenario.text.userland.is_some());
-        (bare.into(), around)
-    };
+    let (around, bare): (VecDeque<_>, VecDeque<_>) = runs
+        .into_iter()
+        .partition(|(scenario, _)| scenario.text.userland.is_some());
     let around = around
         .into_iter()
         .map(|run| (run.0.text.userland, VecDeque::from([run])));
