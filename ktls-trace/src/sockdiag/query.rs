@@ -150,7 +150,7 @@ impl SockDiag {
         let request = exact_request(sequence, socket)?;
         let mut answer = self.ask(&what, &request, sequence, Until::One).await;
         if lost(&answer) {
-            self.enlarge_buffer();
+            self.make_room().await;
             let sequence = self.next_sequence();
             let request = exact_request(sequence, socket)?;
             answer = self.ask(&what, &request, sequence, Until::One).await;
@@ -225,7 +225,7 @@ impl SockDiag {
                 }
                 Err(Error::Lost { .. }) if !was_lost => {
                     was_lost = true;
-                    self.enlarge_buffer();
+                    self.make_room().await;
                 }
                 // The kernel still has a dump for us that was given up (`__netlink_dump_start`).
                 Err(Error::Refused {
@@ -343,21 +343,27 @@ impl SockDiag {
         }
     }
 
-    /// Reads what is left of a dump that was given up; the kernel starts no other before it has delivered that.
+    /// Reads what is left of answers that were given up: of a dump, before which the kernel starts no other, or of
+    /// others, before which it gives no more to a socket that was full (`NETLINK_S_CONGESTED`).
     async fn read_away(&mut self) {
         loop {
             self.buffer.clear();
-            match timeout(self.limit / 10, self.socket.recv(&mut self.buffer)).await {
+            // What there is comes at once: the kernel has made it by then, or makes it as it is read.
+            match timeout(self.limit / 100, self.socket.recv(&mut self.buffer)).await {
                 Ok(Ok(())) => {}
+                // Said before what is there is given.
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 // Nothing more comes. What is wrong with the socket shows when it is asked again.
                 Err(_) | Ok(Err(_)) => return,
             }
         }
     }
 
-    fn enlarge_buffer(&self) {
+    /// Has room for what is asked next.
+    async fn make_room(&mut self) {
         // If it stays as it is, the second try fails as the first one did, and says so.
         self.socket.socket_ref().set_rx_buf_sz(LARGE_RCVBUF).ok();
+        self.read_away().await;
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -385,4 +391,52 @@ fn lost(answer: &Result<Dump, Error>) -> bool {
                 ..
             })
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Asks and does not read the answers, until there is no room for one.
+    async fn overflow(diag: &mut SockDiag, socket: &SocketId) {
+        // The kernel makes it the least that there is.
+        diag.socket.socket_ref().set_rx_buf_sz(1).unwrap();
+        for _ in 0..64 {
+            let request = exact_request(diag.next_sequence(), socket).unwrap();
+            diag.socket.send(&request).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_to_a_full_buffer_is_asked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let receiver = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let id = SocketId {
+            src: receiver.local_addr().unwrap(),
+            dst: receiver.peer_addr().unwrap(),
+            cookie: None,
+        };
+        let mut diag = SockDiag::open()
+            .unwrap()
+            .with_limit(Duration::from_millis(500));
+
+        // The kernel says so (ENOBUFS) before it gives what there is …
+        overflow(&mut diag, &id).await;
+        let sequence = diag.next_sequence();
+        let request = exact_request(sequence, &id).unwrap();
+        let answer = diag.ask("ask", &request, sequence, Until::One).await;
+        assert!(matches!(answer, Err(Error::Lost { .. })), "{answer:?}");
+        // It says so once, until what there is was read.
+        diag.make_room().await;
+
+        // … which does not keep a question from being answered, nor a dump.
+        overflow(&mut diag, &id).await;
+        let sample = diag.query(&id).await.unwrap().unwrap();
+        assert_eq!((sample.src, sample.dst), (id.src, id.dst));
+        overflow(&mut diag, &id).await;
+        let dump = diag.dump(States::ALL, Filter::All).await.unwrap();
+        assert!(dump.samples.iter().any(|sample| sample.src == id.src));
+    }
 }
