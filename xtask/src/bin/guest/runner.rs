@@ -1,7 +1,7 @@
 //! Does the job the guest was booted for and reports to the host. A process of its own, so that waiting for its children doesn't
 //! collide with init's reaping.
 
-use std::{fs, io, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, process::Command, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use xtask::{
@@ -18,6 +18,8 @@ pub(crate) const NAME: &str = "job";
 
 /// Whatever the job left here goes to the host.
 const OUT: &str = "/out";
+/// How long the host may take to read what it was told.
+const READ_WITHIN: Duration = Duration::from_mins(1);
 
 /// Reads the job, does it, and tells the host how it ended.
 pub(crate) fn main() -> Result<()> {
@@ -33,7 +35,10 @@ pub(crate) fn main() -> Result<()> {
         port.send(&Frame::Stderr(format!("guest: {error:#}\n").into_bytes()))?;
     }
     port.send(&Frame::Exit(code))
-        .context("reporting the exit status")
+        .context("reporting the exit status")?;
+    // What the host has not read yet would go with the guest. It ends the guest once it has the status.
+    thread::sleep(READ_WITHIN);
+    Ok(())
 }
 
 fn work(port: &Port) -> Result<i32> {
