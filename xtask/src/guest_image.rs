@@ -51,8 +51,17 @@ impl Programs {
 pub(crate) struct Extra<'a> {
     /// Further files: path on the host, path in the guest.
     pub(crate) put: &'a [(PathBuf, String)],
-    /// A whole distribution below it.
-    pub(crate) userland: Option<&'a Path>,
+    /// What lies below it.
+    pub(crate) lower: Option<Lower<'a>>,
+}
+
+/// A newc archive below a guest's own files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lower<'a> {
+    /// A whole Debian, whose systemd is the init.
+    Debian(&'a Path),
+    /// Some packages of it, below `/usr`.
+    Packages(&'a Path),
 }
 
 /// A kernel with the modules its guests get.
@@ -128,7 +137,7 @@ impl Bootable {
             modules: &self.modules,
             put: extra.put,
             job,
-            userland: extra.userland,
+            lower: extra.lower,
         };
         initramfs::build(&image, &contents)?;
         Guest::boot(

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use cpio::newc;
 use xtask::job::{JOB_PATH, Job, MODULES_PATH};
 
-use crate::{apt::fetched, command, kernel::GuestModules, place::Place};
+use crate::{apt::fetched, command, guest_image::Lower, kernel::GuestModules, place::Place};
 
 /// Name of the unit that does the job where systemd is.
 const SERVICE: &str = "job.service";
@@ -35,8 +35,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) put: &'a [(PathBuf, String)],
     /// What the guest is to do.
     pub(crate) job: &'a Job,
-    /// A whole distribution to put this on top of.
-    pub(crate) userland: Option<&'a Path>,
+    /// What to put this on top of.
+    pub(crate) lower: Option<Lower<'a>>,
 }
 
 /// Writes the archive to `path`.
@@ -49,21 +49,22 @@ pub(crate) fn build(path: &Path, contents: &Contents<'_>) -> Result<()> {
         modules,
         put,
         job,
-        userland,
+        lower,
     } = contents;
     let mut file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-    if let Some(userland) = userland {
-        File::open(userland)
+    if let Some(Lower::Debian(lower) | Lower::Packages(lower)) = lower {
+        File::open(lower)
             .and_then(|mut lower| io::copy(&mut lower, &mut file))
-            .with_context(|| format!("copying {}", userland.display()))?;
+            .with_context(|| format!("copying {}", lower.display()))?;
     }
+    let debian = matches!(lower, Some(Lower::Debian(_)));
     let mut archive = Archive {
         sink: BufWriter::new(file),
         directories: BTreeSet::new(),
         inode: 1,
-        merged_usr: userland.is_some(),
+        merged_usr: debian,
     };
-    if userland.is_some() {
+    if debian {
         archive.service()?;
     } else {
         archive.bare(busybox, daemon)?;

@@ -20,7 +20,7 @@ use tar::{Archive, EntryType};
 use crate::{
     apt::{Mirrors, Suite, fetched},
     command, dist,
-    guest_image::Extra,
+    guest_image::{Extra, Lower},
     initramfs,
     place::Place,
     vm::Machine,
@@ -115,7 +115,7 @@ impl Userlands {
     pub(crate) fn extra(&self, release: Release) -> Option<Extra<'_>> {
         Some(Extra {
             put: &self.put,
-            userland: Some(self.bases.get(&release)?),
+            lower: Some(Lower::Debian(self.bases.get(&release)?)),
         })
     }
 }
@@ -123,34 +123,85 @@ impl Userlands {
 /// The archive of a release, from the cache where possible.
 pub(crate) fn prepare(place: &Place, release: Release) -> Result<PathBuf> {
     let suite = release.suite();
-    let directory = place.cache.join(format!("userland-{suite}-{VERSION}"));
-    let archive = directory.join("base.cpio");
-    if archive.is_file() {
-        return Ok(archive);
-    }
-    let lock = place.lock_cache()?;
-    if archive.is_file() {
-        return Ok(archive);
-    }
-    eprintln!("making a Debian {suite} with systemd …");
-    let scratch = lock.scratch(suite)?;
-    let tar = scratch.join("base.tar");
-    bootstrap(place, suite, &tar).with_context(|| format!("making a Debian {suite}"))?;
-    convert(&tar, &scratch.join("base.cpio"))
-        .with_context(|| format!("converting {}", tar.display()))?;
-    fs::remove_file(&tar).with_context(|| format!("removing {}", tar.display()))?;
-    lock.publish(&scratch, &directory)?;
-    Ok(archive)
+    let made = Made {
+        name: format!("userland-{suite}-{VERSION}"),
+        what: format!("a Debian {suite} with systemd"),
+        suite,
+        variant: "minbase",
+        packages: PACKAGES,
+    };
+    made.archive(place)
 }
 
-/// Has `mmdebstrap` make it.
-fn bootstrap(place: &Place, suite: &str, tar: &Path) -> Result<()> {
-    let sources = Suite::open(&place.cache, &Mirrors::of_this_machine()?, suite)?.sources();
-    let mut tool = Command::new("mmdebstrap");
-    tool.args(["--quiet", "--variant=minbase", "--include", PACKAGES]);
-    tool.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
-    tool.arg(suite).arg(tar).arg(sources);
-    command::output(&mut tool).map(drop)
+/// The archive of what others observe a host with.
+pub(crate) fn tools(place: &Place) -> Result<PathBuf> {
+    let made = Made {
+        name: format!("tools-{VERSION}"),
+        what: "a folder with bpftrace and ss".to_owned(),
+        suite: Release::Trixie.suite(),
+        // Nothing but these, what they depend on, and what every system has to have.
+        variant: "extract",
+        packages: "bpftrace,iproute2",
+    };
+    made.archive(place)
+}
+
+/// An archive that `mmdebstrap` makes.
+struct Made {
+    /// Its name in the cache.
+    name: String,
+    /// What it is, for whoever waits.
+    what: String,
+    suite: &'static str,
+    /// How much is made of it.
+    variant: &'static str,
+    packages: &'static str,
+}
+
+impl Made {
+    /// The archive, from the cache where possible.
+    fn archive(&self, place: &Place) -> Result<PathBuf> {
+        let Self {
+            name, what, suite, ..
+        } = self;
+        let directory = place.cache.join(name);
+        let archive = directory.join("base.cpio");
+        if archive.is_file() {
+            return Ok(archive);
+        }
+        let lock = place.lock_cache()?;
+        if archive.is_file() {
+            return Ok(archive);
+        }
+        eprintln!("making {what} …");
+        let scratch = lock.scratch(suite)?;
+        let tar = scratch.join("base.tar");
+        self.bootstrap(place, &tar)
+            .with_context(|| format!("making {what}"))?;
+        convert(&tar, &scratch.join("base.cpio"))
+            .with_context(|| format!("converting {}", tar.display()))?;
+        fs::remove_file(&tar).with_context(|| format!("removing {}", tar.display()))?;
+        lock.publish(&scratch, &directory)?;
+        Ok(archive)
+    }
+
+    /// Has `mmdebstrap` make it.
+    fn bootstrap(&self, place: &Place, tar: &Path) -> Result<()> {
+        let Self {
+            suite,
+            variant,
+            packages,
+            ..
+        } = self;
+        let sources = Suite::open(&place.cache, &Mirrors::of_this_machine()?, suite)?.sources();
+        let mut tool = Command::new("mmdebstrap");
+        tool.arg("--quiet");
+        tool.arg(format!("--variant={variant}"));
+        tool.args(["--include", packages]);
+        tool.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
+        tool.arg(suite).arg(tar).arg(sources);
+        command::output(&mut tool).map(drop)
+    }
 }
 
 /// Writes what is in a tar archive as a newc one, without devices, which the guest's devtmpfs has.

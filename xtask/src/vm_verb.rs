@@ -16,7 +16,7 @@ use xtask::{
 };
 
 use crate::{
-    guest_image::{Bootable, Extra, Programs},
+    guest_image::{Bootable, Extra, Lower, Programs},
     kernel,
     place::Place,
     run_directory::RunDirectory,
@@ -107,7 +107,7 @@ pub(crate) fn run(place: &Place, arguments: VmArguments) -> Result<ExitCode> {
     let userland = userland.transpose()?;
     let extra = Extra {
         put: &put,
-        userland: userland.as_deref(),
+        lower: userland.as_deref().map(Lower::Debian),
     };
     let booted =
         bootable.boot_until_ready(&programs, machine, &job, extra, directory.path(), limit)?;

@@ -1,8 +1,8 @@
 //! The figures as a page of the documentation.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Crowd, Daemon, Figures, IDLE_SECONDS, SETTINGS, WATCHED_SECONDS};
+use super::figures::{AGAIN, Crowd, Daemon, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS};
 
 /// The whole page.
 pub(super) fn of(figures: &Figures) -> String {
@@ -10,84 +10,105 @@ pub(super) fn of(figures: &Figures) -> String {
         kernel,
         binary_bytes,
         seconds,
-        runs,
+        sends,
+        transfers,
+        sent,
         lines,
         daemon,
         crowds,
         programs,
     } = figures;
-    let mut page = String::new();
-    let mut line = |text: fmt::Arguments<'_>| {
-        page.push_str(&text.to_string());
-        page.push('\n');
-    };
-    line(format_args!(
+    let columns = SETTINGS.map(|setting| format!("`{setting}`")).join(" | ");
+    let count = |counts: &BTreeMap<String, u64>, setting| counts.get(setting).copied().unwrap_or(0);
+    let told: Vec<String> = ["auto", "light", "full"]
+        .map(|setting| format!("{} with `{setting}`", count(lines, setting)))
+        .to_vec();
+    let mut page = format!(
         "# What it costs\n\n\
          Written by `cargo xtask bench`, in a guest with {kernel} on one processor under `-icount shift=0`: there a nanosecond is an \
-         instruction, so the same\nrun takes the same time, whatever the host does. {seconds} s of guest time each.\n\n\
-         ## Throughput, nothing wrong\n\n\
-         Bytes received a second without the daemon, and as a part of that: without it once more at the end (`again`), and with it.\n"
-    ));
-    line(format_args!(
-        "| workload | without | again | {} | lines written |\n|---|---|---|---|---|---|---|",
-        SETTINGS.map(|setting| format!("`{setting}`")).join(" | ")
-    ));
-    for (workload, settings) in runs {
-        let without = settings.get("none").copied();
-        let ratio = |setting: &str| {
-            settings.get(setting).zip(without).map_or_else(
+         instruction, so the same\nrun takes the same time, whatever the host does. What the limits are made of: at the end.\n\n\
+         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so.\n\n\
+         ## A fixed number of sends, nothing wrong\n\n\
+         One thread has both ends: it sends, reads what has arrived, and sends again (`odd lockstep`). Instructions of a send and its \
+         receipt without the daemon,\nand sends a second as a part of that: without it once more at the end (`again`), and with it.\n\n\
+         | workload | instructions | again | {columns} |\n|---|---|---|---|---|---|---|\n"
+    );
+    page += &rows(
+        sends,
+        |without, with| without / with,
+        |ns| format!("{ns:.0}"),
+    );
+    // Writing to a string does not fail.
+    let _written = write!(
+        page,
+        "\nLines that the daemon wrote meanwhile, in these and the transfers below: {}, of {} sends here alone.\n\n\
+         ## Transfers, nothing wrong\n\n\
+         Two threads, {seconds} s of guest time each: bytes received a second, and as a part of that. How segments batch moves it, \
+         also upwards, whenever anything shifts timing, most for\nplain TCP: a difference smaller than that of `again` from 1 says \
+         nothing.\n\n\
+         | workload | without | again | {columns} |\n|---|---|---|---|---|---|---|\n",
+        told.join(", "),
+        count(sent, "full"),
+    );
+    page += &rows(transfers, |without, with| with / without, per_s);
+    page += &of_daemon(daemon);
+    page += &of_crowds(crowds);
+    page += &of_programs(*binary_bytes, programs);
+    page
+}
+
+/// Rows of parts, each with the figure without the daemon before them.
+fn rows(rows: &Rows, part: impl Fn(f64, f64) -> f64, show: impl Fn(f64) -> String) -> String {
+    let row = |(workload, settings): &(String, BTreeMap<String, f64>)| {
+        let without = settings.get(NONE).copied();
+        let cell = |setting: &str| {
+            let both = without.zip(settings.get(setting));
+            both.map_or_else(
                 || "–".to_owned(),
-                |(with, without)| format!("{:.4}", with / without),
+                |(without, &with)| format!("{:.4}", part(without, with)),
             )
         };
-        let ratios = SETTINGS.map(ratio);
-        let counted: u64 = lines.get(workload).map_or(0, |lines| lines.values().sum());
-        line(format_args!(
-            "| {workload} | {} | {} | {} | {counted} |",
-            without.map_or_else(|| "–".to_owned(), per_s),
-            ratio("again"),
-            ratios.join(" | ")
-        ));
-    }
-    line(format_args!(
-        "\nEach is run once. How segments batch moves throughput, also upwards, whenever anything shifts timing, most where the MSS is large \
-         and for plain TCP:\na difference smaller than that of `again` from 1 says nothing.\n\n\
-         ## The daemon itself\n\n\
-         | | {} |\n|---|---|---|---|",
-        SETTINGS.map(|setting| format!("`{setting}`")).join(" | ")
-    ));
-    page.push_str(&of_daemon(daemon));
-    page.push_str(&of_crowds(crowds));
-    page.push_str(&of_programs(*binary_bytes, programs));
-    page
+        let without = without.map_or_else(|| "–".to_owned(), &show);
+        let parts = SETTINGS.map(cell).join(" | ");
+        format!("| {workload} | {without} | {} | {parts} |\n", cell(AGAIN))
+    };
+    rows.iter().map(row).collect()
 }
 
 /// What the daemon takes for itself, a row a figure.
 fn of_daemon(daemon: &BTreeMap<String, Daemon>) -> String {
-    let row = |what: &str, of: &dyn Fn(&Daemon) -> String| {
-        let cells = SETTINGS.map(|setting| daemon.get(setting).map_or_else(|| "–".to_owned(), of));
+    let row = |what: &str, of: &dyn Fn(&Daemon) -> Option<String>| {
+        let cell = |setting| daemon.get(setting).and_then(of);
+        let cells = SETTINGS.map(|setting| cell(setting).unwrap_or_else(|| "–".to_owned()));
         format!("| {what} | {} |\n", cells.join(" | "))
     };
+    // bpftrace says nothing of what it left out.
+    let ours = |daemon: &Daemon| daemon.idle_seconds > 0;
     [
-        row("from start to `watching`", &|daemon| {
-            format!("{:.2} s", daemon.start_s)
-        }),
+        format!(
+            "\n## The daemon itself\n\n| | {} |\n|---|---|---|---|---|\n",
+            SETTINGS.map(|setting| format!("`{setting}`")).join(" | ")
+        ),
+        row(
+            "from start to `watching`, or to the last kprobe",
+            &|daemon| Some(format!("{:.2} s", daemon.start_s)),
+        ),
         row("resident, idle", &|daemon| {
-            format!("{} KiB", daemon.resident_kib)
+            Some(format!("{} KiB", daemon.resident_kib))
         }),
         row("resident at most until then", &|daemon| {
-            format!("{} KiB", daemon.peak_kib)
+            Some(format!("{} KiB", daemon.peak_kib))
         }),
-        row(
-            &format!("processor while idle ({IDLE_SECONDS:.0} s)"),
-            &|daemon| format!("{:.4} %", daemon.idle_share * 100.0),
-        ),
+        row("processor while idle", &|daemon| {
+            let share = daemon.idle_share * 100.0;
+            ours(daemon).then(|| format!("{share:.4} % ({} s)", daemon.idle_seconds))
+        }),
         row("times a writer was refused, all runs", &|daemon| {
-            daemon.refused.to_string()
+            ours(daemon).then(|| daemon.refused.to_string())
         }),
         row(
             "of which back-pressure, which is counted and not told",
-            &|daemon| daemon.back_pressure.to_string(),
+            &|daemon| ours(daemon).then(|| daemon.back_pressure.to_string()),
         ),
     ]
     .concat()
@@ -104,18 +125,21 @@ fn of_crowds(crowds: &[Crowd]) -> String {
             flagged_ms,
             share,
             resident_kib,
+            ss_share,
+            ss_ms,
         } = crowd;
-        let percent = share * 100.0;
+        let (percent, ss_percent) = (share * 100.0, ss_share * 100.0);
         format!(
-            "| {idle} | {stalled} | {opened} | {lost} | {flagged_ms:.1} ms | {percent:.2} % | {resident_kib} KiB |\n"
+            "| {idle} | {stalled} | {opened} | {lost} | {flagged_ms:.1} ms | {percent:.2} % | {resident_kib} KiB | {ss_percent:.1} % | {ss_ms:.1} ms |\n"
         )
     };
     let rows: String = crowds.iter().map(row).collect();
     format!(
         "\n## Stalls among sockets that have nothing to send\n\n\
-         With `auto`, non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told.\n\n\
-         | idle kTLS sockets | stalled | told | lost | the first told after | processor while watched | resident then |\n\
-         |---|---|---|---|---|---|---|\n{rows}"
+         With `auto`, non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told. Beside it \
+         `ss -tien`, run over and over with pauses of 50 ms.\n\n\
+         | idle kTLS sockets | stalled | told | lost | the first told after | processor while watched | resident then | `ss` instead | one run of it |\n\
+         |---|---|---|---|---|---|---|---|---|\n{rows}"
     )
 }
 
@@ -129,7 +153,8 @@ fn of_programs(binary_bytes: u64, programs: &BTreeMap<String, u64>) -> String {
     format!(
         "\nThe static binary has {binary_bytes} bytes.\n\n\
          ## The programs\n\n\
-         Instructions that the verifier went through.\n\n\
+         Instructions that the verifier went through. Those with `fentry_` are called by trampolines, the others are kprobes for kernels that \
+         have none.\n\n\
          | program | instructions |\n|---|---|\n{rows}"
     )
 }

@@ -1,10 +1,13 @@
-# Run in a guest that counts instructions: each workload without the daemon and with each of its settings. One line a
-# figure, columns separated by tabs; what the columns are is known to mod.rs.
+# Run in a guest that counts instructions. One line a figure, columns separated by tabs; what the columns are is known to
+# figures.rs. Arguments: which part (`all` or `check`), and seconds of a transfer.
 set -u
+part=$1
+seconds=$2
+tab=$(printf '\t')
 # Both ends of ten thousand connections.
 ulimit -n 65536
-tab=$(printf '\t')
-seconds=$1
+# Where the packages that others come from expect their loader.
+[ -e /lib64 ] || ln -s usr/lib64 /lib64
 
 now() { cut -d' ' -f1 /proc/uptime; }
 
@@ -19,8 +22,21 @@ begin() {
     sleep 3
 }
 
+begin_bpftrace() {
+    begun=$(now)
+    bpftrace /usr/lib/bench/peer.bt >/tmp/peer 2>&1 &
+    daemon=$!
+    # It says that it attaches, but not when it has.
+    until [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge 9 ]; do
+        kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
+        sleep 0.1
+    done
+    watching=$(now)
+    sleep 3
+}
+
 end() {
-    kill $daemon
+    kill -INT $daemon
     wait $daemon
 }
 
@@ -29,42 +45,83 @@ ran() { cat /proc/$daemon/task/*/schedstat | awk '{ sum += $1 } END { printf "%.
 
 lines() { grep -c . /tmp/events.jsonl; }
 
-traced() {
-    [ $probes != none ] && [ $probes != again ]
+ours() {
+    case $setting in auto | light | full) ;; *) false ;; esac
 }
 
-measure() {
+told() {
+    ours && echo "lines$tab$1$tab$setting$tab$2$tab$(lines)"
+}
+
+# A number of sends: how long each takes.
+sends() {
     name=$1
     shift
-    traced && before=$(lines)
-    echo "run$tab$name$tab$probes$tab$(ktls-trace repro --json --duration ${seconds}s "$@")"
-    traced && echo "lines$tab$name$tab$probes$tab$before$tab$(lines)"
+    ours && before=$(lines)
+    echo "sends$tab$name$tab$setting$tab$(odd lockstep "$@")"
+    told "$name" "${before-}"
 }
 
-# The first transfer of all finds the page cache empty.
-ktls-trace repro --duration ${seconds}s --notsent-lowat stock >/dev/null
+# A transfer: how much arrives.
+transfer() {
+    name=$1
+    shift
+    ours && before=$(lines)
+    echo "transfer$tab$name$tab$setting$tab$(ktls-trace repro --json --duration ${seconds}s --notsent-lowat stock "$@")"
+    told "$name" "${before-}"
+}
 
-for probes in none auto light full again; do
-    if traced; then
-        begin $probes
-        echo "start$tab$probes$tab$begun$tab$watching"
-        echo "memory$tab$probes$tab$(awk '/VmRSS/ { print $2 }' /proc/$daemon/status)$tab$(awk '/VmHWM/ { print $2 }' /proc/$daemon/status)"
+memory() { awk -v name="$1:" '$1 == name { print $2 }' /proc/$daemon/status; }
+
+# The first transfer of all finds the page cache empty.
+ktls-trace repro --duration 1s --notsent-lowat stock >/dev/null
+
+case $part in
+all) settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600 ;;
+check) settings='none auto full' many=10000 some=1000 idle=10 ;;
+esac
+
+for setting in $settings; do
+    case $setting in
+    none | again) ;;
+    bpftrace)
+        begin_bpftrace
+        echo "start$tab$setting$tab$begun$tab$watching"
+        echo "memory$tab$setting$tab$(memory VmRSS)$tab$(memory VmHWM)"
+        ;;
+    *)
+        begin $setting
+        echo "start$tab$setting$tab$begun$tab$watching"
+        echo "memory$tab$setting$tab$(memory VmRSS)$tab$(memory VmHWM)"
         before=$(ran)
-        sleep 60
-        echo "idle$tab$probes$tab$before$tab$(ran)"
+        sleep $idle
+        echo "idle$tab$setting$tab$idle$tab$before$tab$(ran)"
+        # An hour for one of them is enough.
+        idle=60
+        ;;
+    esac
+    sends 'kTLS sendfile, MSS 65483' --sends $some
+    sends 'kTLS sendfile, MSS 8948' --sends $some --mss 8960
+    sends 'kTLS sendfile, MSS 1448' --sends $some --mss 1460
+    sends 'kTLS write' --sends $some --mode write --bytes 16384
+    sends 'kTLS write, 1 byte each' --sends $many --mode write --bytes 1
+    sends 'plain TCP sendfile' --sends $some --mode plain
+    sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
+    if [ $part = all ]; then
+        transfer 'kTLS sendfile, MSS 65483'
+        transfer 'kTLS write' --mode write
+        transfer 'plain TCP sendfile' --mode plain
     fi
-    measure 'kTLS sendfile, MSS 65483' --notsent-lowat stock
-    measure 'kTLS sendfile, MSS 8948' --notsent-lowat stock --mss 8960
-    measure 'kTLS sendfile, MSS 1448' --notsent-lowat stock --mss 1460
-    measure 'kTLS write' --notsent-lowat stock --mode write
-    measure 'kTLS write, 1 byte each' --notsent-lowat stock --mode write --chunk 1 --nodelay
-    measure 'plain TCP sendfile' --notsent-lowat stock --mode plain
-    measure 'kTLS sendfile, writer refused all the time' --notsent-lowat stock --sndbuf 128K --mss 1460
-    if traced; then
+    transfer 'kTLS sendfile, writer refused all the time' --sndbuf 128K --mss 1460
+    case $setting in
+    none | again) ;;
+    bpftrace) end ;;
+    *)
         end
-        echo "stopped$tab$probes$tab$(tail -n 1 /tmp/events.jsonl)"
+        echo "stopped$tab$setting$tab$(tail -n 1 /tmp/events.jsonl)"
         rm -f /tmp/events.jsonl
-    fi
+        ;;
+    esac
 done
 
 opened() { grep -c '"event":"stall-opened"' /tmp/events.jsonl; }
@@ -77,27 +134,34 @@ until_opened() {
     done
 }
 
-watched() {
-    before=$(ran)
-    sleep 10
-    after=$(ran)
-}
+# Ticks that this shell's children have run.
+children() { cut -d' ' -f16,17 /proc/$$/stat | awk '{ printf "%d", $1 + $2 }'; }
 
 # One stall among sockets that have nothing to send, and many stalls at once.
-for crowd in '10 1' '10000 1' '10 1000'; do
+[ $part = all ] && for crowd in '10 1' '10000 1' '10 1000'; do
     set -- $crowd
     begin auto
     odd many --idle "$1" --stalled "$2" --connections $(($2 + 1)) --seconds 60 >/dev/null &
     workload=$!
     until_opened "$2"
-    watched
-    resident=$(awk '/VmRSS/ { print $2 }' /proc/$daemon/status)
-    kill $workload
-    wait $workload
+    before=$(ran)
+    sleep 10
+    after=$(ran)
+    resident=$(memory VmRSS)
     end
     first=$(grep -m 1 '"event":"stall-opened"' /tmp/events.jsonl)
     echo "crowd$tab$1$tab$2$tab$before$tab$after$tab$resident$tab$first$tab$(opened)$tab$(tail -n 1 /tmp/events.jsonl)"
     rm -f /tmp/events.jsonl
+    # Looking at all of them instead, as often as the daemon asks about one.
+    before=$(children)
+    begun=$(now)
+    for look in $(seq 20); do
+        ss -tien >/tmp/ss
+        sleep 0.05
+    done
+    echo "ss$tab$1$tab$2$tab$begun$tab$(now)$tab$before$tab$(children)$tab$(wc -l </tmp/ss)"
+    kill $workload
+    wait $workload
 done
 
 echo "programs$tab$(ktls-trace doctor --verify --json)"

@@ -87,7 +87,8 @@ pub(crate) fn pair(gate: Gate) -> Result<Pair> {
     Connector::new(gate)?.pair()
 }
 
-fn enable(sender: &impl AsFd) -> Result<()> {
+/// Makes a connected socket's transmit side kernel TLS.
+pub(crate) fn enable(sender: &impl AsFd) -> Result<()> {
     setsockopt(sender, TcpUlp::<&[u8]>::default(), &b"tls".as_slice())
         .context("setting TCP_ULP to tls")?;
     let key = libc::tls12_crypto_info_aes_gcm_128 {

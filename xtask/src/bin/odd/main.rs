@@ -11,6 +11,7 @@ mod cold;
 mod drain;
 mod idle;
 mod ktls;
+mod lockstep;
 mod many;
 mod passed;
 mod payload;
@@ -59,6 +60,8 @@ enum Workload {
     Uring(uring::Arguments),
     /// `sendfile` from a file that is not in the page cache
     Cold(cold::Arguments),
+    /// A fixed number of sends, each read by the same thread before the next
+    Lockstep(lockstep::Arguments),
     /// No workload: how many BPF programs, maps, links and kprobes there are in the kernel
     Bpf,
 }
@@ -116,6 +119,7 @@ fn run(workload: Workload) -> Result<Outcome> {
         Workload::Closing(arguments) => closing::run(&arguments),
         Workload::Uring(arguments) => return uring::run(&arguments),
         Workload::Cold(arguments) => cold::run(&arguments),
+        Workload::Lockstep(arguments) => lockstep::run(&arguments),
         Workload::Bpf => bpf::run(),
     };
     report.map(Outcome::Ran)
