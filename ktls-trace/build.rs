@@ -4,6 +4,10 @@ use std::{env, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya_build::{Package, Toolchain};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 fn main() -> Result<()> {
     check_rust_src()?;
@@ -32,7 +36,30 @@ fn main() -> Result<()> {
         }],
         Toolchain::Custom(&toolchain),
     )
-    .context("building the eBPF programs failed (is bpf-linker installed? `cargo xtask setup`)")
+    .context("building the eBPF programs failed (is bpf-linker installed? `cargo xtask setup`)")?;
+    let object =
+        Path::new(&env::var_os("OUT_DIR").context("OUT_DIR is not set")?).join("ktls-trace");
+    strip(&object).with_context(|| format!("stripping {}", object.display()))
+}
+
+/// Takes out what is for debuggers: three quarters of the object. BTF stays, it makes the verifier's words readable.
+fn strip(path: &Path) -> Result<()> {
+    let bytes = fs::read(path)?;
+    let mut object = Builder::read(bytes.as_slice())?;
+    for section in &mut object.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    object.delete_orphans();
+    // LLVM has one table for the names of sections and symbols.
+    let names = object.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    fs::write(path, stripped)?;
+    Ok(())
 }
 
 /// Without the standard library's source the build fails with a page of text; say it in a line.

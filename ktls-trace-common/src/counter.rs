@@ -11,9 +11,9 @@ pub const REPEATED: u32 = 2;
 pub const LOST_RING: u32 = 3;
 /// A socket could not be put under suspicion because the map was full.
 pub const LOST_SUSPECT: u32 = 4;
-/// A call could not be followed from entry to return because the map was full.
-pub const LOST_CALL: u32 = 5;
-/// Complete records handed to TCP (`tls_push_sg` returned 0).
+/// Nothing could be remembered of a send or a record because the map had no room.
+pub const LOST_SEND: u32 = 5;
+/// Complete records handed to TCP (`tls_push_sg`), each counted once when that begins.
 pub const RECORDS: u32 = 6;
 /// … of which with `MSG_MORE`.
 pub const RECORDS_MORE: u32 = 7;
@@ -31,8 +31,8 @@ pub const SENDS_SPLICE: u32 = 12;
 pub const SENDS_SPLICE_MORE: u32 = 13;
 /// Bytes of the complete records, TLS overhead included.
 pub const RECORD_BYTES: u32 = 14;
-/// Records with `MSG_MORE` after which less than one MSS was left unsent, with the window open; counted only
-/// if the filter names a UTS namespace.
+/// Records with `MSG_MORE` of which, when the writer came with the next or was refused, less than one MSS was left
+/// unsent, with the window open; counted only if the filter names a UTS namespace.
 pub const RECORDS_HELD: u32 = 15;
 /// Number of slots.
 pub const SLOTS: u32 = 16;

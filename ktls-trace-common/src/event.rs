@@ -184,36 +184,36 @@ pub struct Snapshot {
 pub struct Tx {
     /// When the last send began, in nanoseconds; 0: no send was seen.
     pub send_begin_ns: u64,
-    /// When TCP had taken the last complete record, in nanoseconds; 0: none was seen.
+    /// When the record under way, or the last one, was first handed to TCP, in nanoseconds; 0: none was seen.
     pub push_ns: u64,
+    /// The same of the last record that TCP has taken as a whole; 0: none was seen.
+    pub record_ns: u64,
     /// Bytes asked for by the last send; 0 if it was a `sendpage` call.
     pub send_size: u64,
     /// Complete records handed to TCP.
     pub records: u64,
-    /// … of which with `MSG_MORE`.
-    pub records_more: u64,
     /// Thread and process of the last send (`bpf_get_current_pid_tgid`).
     pub pid_tgid: u64,
     /// `msg_flags` of the last send.
     pub send_flags: u32,
-    /// `flags` of the running or last `tls_push_sg`.
-    pub push_flags: u32,
-    /// `flags` that the last complete record was handed over with.
-    pub record_flags: u32,
-    /// Bytes that the last complete record put into the queue.
-    pub record_bytes: u32,
-    /// `write_seq` after the last complete record.
-    pub record_end_seq: u32,
-    /// `write_seq` when the running `tls_push_sg` began.
-    pub push_begin_seq: u32,
-    /// 1 while `tls_push_sg` is running.
-    pub pushing: u32,
     /// 1 if the last send was a `sendpage` call (kernels before 6.5).
     pub sendpage: u32,
     /// UTS namespace of the thread that sent last, as an inode number; 0 unless the filter asks.
     pub uts: u32,
-    /// Always 0: the size is a multiple of 8 without padding.
-    pub zero: u32,
+    /// 1 until it is seen that TCP has taken all of the record under way.
+    pub pushing: u32,
+    /// `flags` that it was last handed over with.
+    pub push_flags: u32,
+    /// Its length in bytes, as it goes out.
+    pub push_bytes: u32,
+    /// `write_seq` when it was first handed over.
+    pub push_begin_seq: u32,
+    /// `flags` that the last complete record was handed over with.
+    pub record_flags: u32,
+    /// Bytes that it put into the queue.
+    pub record_bytes: u32,
+    /// `write_seq` after it.
+    pub record_end_seq: u32,
 }
 
 impl Tx {
@@ -221,21 +221,63 @@ impl Tx {
     pub const NONE: Self = Self {
         send_begin_ns: 0,
         push_ns: 0,
+        record_ns: 0,
         send_size: 0,
         records: 0,
-        records_more: 0,
         pid_tgid: 0,
         send_flags: 0,
+        sendpage: 0,
+        uts: 0,
+        pushing: 0,
         push_flags: 0,
+        push_bytes: 0,
+        push_begin_seq: 0,
         record_flags: 0,
         record_bytes: 0,
         record_end_seq: 0,
-        push_begin_seq: 0,
-        pushing: 0,
-        sendpage: 0,
-        uts: 0,
-        zero: 0,
     };
+
+    /// A record is handed to TCP: the rest of the one under way, or the next.
+    #[inline]
+    pub fn push(&mut self, now: u64, flags: u32, bytes: u32, write_seq: u32) -> Pushed {
+        self.settle(write_seq);
+        self.push_flags = flags;
+        let taken = write_seq.wrapping_sub(self.push_begin_seq);
+        if self.pushing == 1 && taken < self.push_bytes {
+            return Pushed::Rest;
+        }
+        self.pushing = 1;
+        self.push_ns = now;
+        self.push_bytes = bytes;
+        self.push_begin_seq = write_seq;
+        Pushed::Next
+    }
+
+    /// Once TCP has taken all of the record under way, which `write_seq` tells, it is the last complete one. Whether
+    /// that is so only now.
+    #[inline]
+    pub fn settle(&mut self, write_seq: u32) -> bool {
+        let end_seq = self.push_begin_seq.wrapping_add(self.push_bytes);
+        if self.pushing == 0 || write_seq != end_seq {
+            return false;
+        }
+        self.pushing = 0;
+        self.records += 1;
+        self.record_ns = self.push_ns;
+        self.record_flags = self.push_flags;
+        self.record_bytes = self.push_bytes;
+        self.record_end_seq = end_seq;
+        true
+    }
+}
+
+/// What [`Tx::push`] makes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// A record that is handed over for the first time.
+    Next,
+    /// What was left of the one before.
+    Rest,
 }
 
 /// A writer was refused, or the persist timer fired: the socket at that moment.
@@ -304,3 +346,50 @@ const _: () = assert!(size_of::<Suspect>() == 24);
 #[cfg(feature = "user")]
 // SAFETY: repr(C), only integers, no padding (asserted above).
 unsafe impl aya::Pod for Suspect {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pushed, Tx};
+
+    const MORE: u32 = 0x8000;
+
+    #[test]
+    fn a_record_is_complete_once_write_seq_is_past_all_of_it() {
+        let mut tx = Tx::NONE;
+        // Across the end of the sequence numbers.
+        let begin = 0_u32.wrapping_sub(1000);
+        assert_eq!(tx.push(10, MORE, 16406, begin), Pushed::Next);
+        assert!(!tx.settle(begin) && !tx.settle(begin.wrapping_add(16405)));
+        assert_eq!((tx.records, tx.record_ns), (0, 0));
+        let end = begin.wrapping_add(16406);
+        assert!(tx.settle(end) && !tx.settle(end));
+        assert_eq!((tx.records, tx.record_ns, tx.record_bytes), (1, 10, 16406));
+        assert_eq!((tx.record_flags, tx.record_end_seq), (MORE, end));
+    }
+
+    #[test]
+    fn a_record_that_was_cut_short_goes_on_as_the_same() {
+        let mut tx = Tx::NONE;
+        assert_eq!(tx.push(10, MORE, 16406, 5000), Pushed::Next);
+        assert_eq!(tx.push(20, 0, 16406, 9000), Pushed::Rest);
+        assert_eq!(tx.push(30, 0, 100, 21406), Pushed::Next);
+        // The flags are those of the last part, the time that of the first.
+        assert_eq!((tx.records, tx.record_ns, tx.record_flags), (1, 10, 0));
+        assert_eq!((tx.record_bytes, tx.record_end_seq), (16406, 21406));
+    }
+
+    #[test]
+    fn a_record_first_seen_in_its_middle_is_never_taken_for_complete() {
+        let mut tx = Tx::NONE;
+        // 4000 of its 16406 bytes had gone before.
+        assert_eq!(tx.push(10, MORE, 16406, 9000), Pushed::Next);
+        assert!(!tx.settle(9000 + 12406));
+        // The next one, of which the beginning is taken for the rest of the first …
+        assert_eq!(tx.push(20, 0, 16406, 21406), Pushed::Rest);
+        // … and the one after it: from here on all is right.
+        assert_eq!(tx.push(30, MORE, 16406, 37812), Pushed::Next);
+        assert_eq!(tx.records, 0);
+        assert!(tx.settle(37812 + 16406));
+        assert_eq!((tx.records, tx.record_flags), (1, MORE));
+    }
+}

@@ -153,6 +153,10 @@ layout! {
     tls_priv_ctx_tx,
     /// `tls_sw_context_tx.encrypt_pending`.
     tls_encrypt_pending,
+    /// `tls_sw_context_tx.tx_list`: records on their way to TCP, the one under way first.
+    tls_tx_list,
+    /// From `tls_rec.list`, by which it is in that list, to `tls_rec.msg_encrypted.sg.size`.
+    tls_rec_size,
     /// What `encrypt_pending` is while nothing is pending: no offset, but a value.
     tls_encrypt_idle,
     /// `msghdr.msg_flags`.

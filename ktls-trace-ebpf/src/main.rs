@@ -11,15 +11,11 @@
     reason = "a call costs a stack frame, of which a program has 512 bytes"
 )]
 #![expect(
-    clippy::needless_pass_by_value,
-    reason = "the macros hand the context over by value"
-)]
-#![expect(
     clippy::cast_possible_truncation,
     reason = "arguments and helpers come as whole registers"
 )]
 
-mod call;
+mod entry;
 mod maps;
 mod persist;
 mod record;

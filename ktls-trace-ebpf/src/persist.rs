@@ -4,13 +4,13 @@
 //! A persist timer that fires without a zero-window probe is the corked stall; with one, the peer's
 //! window is shut. These run in timer and softirq context: `current` means nothing here.
 
-use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use ktls_trace_common::{
     counter,
     event::{self, Header},
 };
 
 use crate::{
+    entry::{Entry, hook},
     maps::{EVENTS, SUSPECTS, TX, count, layout},
     send::monotonic_ns,
     sock::{self, Queue},
@@ -20,65 +20,74 @@ use crate::{
 /// `ICSK_TIME_PROBE0` of `include/net/inet_connection_sock.h`.
 const ICSK_TIME_PROBE0: u8 = 3;
 
-/// `void tcp_check_probe_timer(struct sock *sk)`: inlined on most kernels. It arms the timer if
-/// nothing is in flight and no timer is pending.
-#[kprobe]
-fn tcp_check_probe_timer(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<u64>(0)
-        && sock::member::<u32>(sk, layout!(tcp_packets_out)) == Some(0)
+hook! {
+    /// `void tcp_check_probe_timer(struct sock *sk)`: inlined on most kernels. It arms the timer if
+    /// nothing is in flight and no timer is pending.
+    tcp_check_probe_timer, fentry_tcp_check_probe_timer => check_probe_timer
+}
+
+#[inline(always)]
+fn check_probe_timer(entry: &impl Entry) {
+    let sk = entry.arg(0);
+    if sock::member::<u32>(sk, layout!(tcp_packets_out)) == Some(0)
         && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(0)
     {
         note(event::PERSIST_ARMED, sk);
     }
-    0
 }
 
-/// `void sk_reset_timer(struct sock *sk, struct timer_list *timer, unsigned long expires)`: the one
-/// place where TCP arms a timer, right after `icsk_pending` was set.
-#[kprobe]
-fn sk_reset_timer(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<u64>(0)
-        && SUSPECTS.get_ptr(sk).is_some()
+hook! {
+    /// `void sk_reset_timer(struct sock *sk, struct timer_list *timer, unsigned long expires)`: the one
+    /// place where TCP arms a timer, right after `icsk_pending` was set.
+    sk_reset_timer, fentry_sk_reset_timer => reset_timer
+}
+
+#[inline(always)]
+fn reset_timer(entry: &impl Entry) {
+    let sk = entry.arg(0);
+    if SUSPECTS.get_ptr(sk).is_some()
         && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(ICSK_TIME_PROBE0)
     {
         note(event::PERSIST_ARMED, sk);
     }
-    0
 }
 
-/// `void tcp_send_probe0(struct sock *sk)`: the persist timer fired.
-#[kprobe]
-fn tcp_send_probe0(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else {
-        return 0;
-    };
+hook! {
+    /// `void tcp_send_probe0(struct sock *sk)`: the persist timer fired.
+    tcp_send_probe0, fentry_tcp_send_probe0 => send_probe0
+}
+
+#[inline(always)]
+fn send_probe0(entry: &impl Entry) {
+    let sk = entry.arg(0);
     let Some(tls) = sock::tls_context(sk) else {
-        return 0;
+        return;
     };
     let (owner, uts) = owner(sk);
-    if !sock::wanted(sk, owner, uts) {
-        return 0;
+    if !wait::watched(sk, owner, uts) {
+        return;
     }
     count(counter::PERSIST_FIRED);
     if let Some(queue) = Queue::read(sk) {
         timer_fired(event::PERSIST_FIRED, sk, tls, &queue);
     }
-    0
 }
 
-/// `void tcp_enter_loss(struct sock *sk)`: the retransmission timer fired. That matters where bytes wait
-/// behind what is in flight, or a writer for room in a buffer that is full of it.
-#[kprobe]
-fn tcp_enter_loss(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else {
-        return 0;
-    };
+hook! {
+    /// `void tcp_enter_loss(struct sock *sk)`: the retransmission timer fired. That matters where bytes wait
+    /// behind what is in flight, or a writer for room in a buffer that is full of it.
+    tcp_enter_loss, fentry_tcp_enter_loss => enter_loss
+}
+
+#[inline(always)]
+fn enter_loss(entry: &impl Entry) {
+    let sk = entry.arg(0);
     let Some(tls) = sock::tls_context(sk) else {
-        return 0;
+        return;
     };
     let (owner, uts) = owner(sk);
-    if !sock::wanted(sk, owner, uts) {
-        return 0;
+    if !wait::watched(sk, owner, uts) {
+        return;
     }
     count(counter::RETRANSMIT_TIMEOUT);
     if let Some(queue) = Queue::read(sk)
@@ -86,7 +95,6 @@ fn tcp_enter_loss(ctx: ProbeContext) -> u32 {
     {
         timer_fired(event::RETRANSMIT_TIMEOUT, sk, tls, &queue);
     }
-    0
 }
 
 /// The process that sent last, for a timer has none of its own, and its UTS namespace; 0: not known.
@@ -114,13 +122,14 @@ fn timer_fired(kind: u32, sk: u64, tls: u64, queue: &Queue) {
     wait::report(kind, sk, tls, now, generation, 0, -1);
 }
 
-/// `int tcp_xmit_probe_skb(struct sock *sk, int urgent, int mib)`: a zero-window probe is sent.
-#[kprobe]
-fn tcp_xmit_probe_skb(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg::<u64>(0) {
-        note(event::ZERO_WINDOW_PROBE, sk);
-    }
-    0
+hook! {
+    /// `int tcp_xmit_probe_skb(struct sock *sk, int urgent, int mib)`: a zero-window probe is sent.
+    tcp_xmit_probe_skb, fentry_tcp_xmit_probe_skb => xmit_probe_skb
+}
+
+#[inline(always)]
+fn xmit_probe_skb(entry: &impl Entry) {
+    note(event::ZERO_WINDOW_PROBE, entry.arg(0));
 }
 
 /// Sends a bare header for a socket that is under suspicion.

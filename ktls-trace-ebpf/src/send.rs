@@ -1,14 +1,10 @@
 //! A send begins: `tls_sw_sendmsg`, and before 6.5 also `tls_sw_sendpage`.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    macros::kprobe,
-    programs::ProbeContext,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use ktls_trace_common::{counter, event::Tx};
 
 use crate::{
-    call,
+    entry::{self, Entry, hook},
     maps::{TX, count, layout},
     sock,
 };
@@ -25,10 +21,13 @@ pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
         // If another CPU was faster, its entry is the one found then.
         let _exists = TX.insert(sk, Tx::NONE, 1 /* BPF_NOEXIST */);
         TX.get_ptr_mut(sk)
-    })?;
+    });
+    if tx.is_none() {
+        count(counter::LOST_SEND);
+    }
     // SAFETY: the sends of one socket are serialised by tls_context.tx_lock; a torn read of
     // statistics is the worst that a race can do.
-    Some(unsafe { &mut *tx })
+    tx.map(|tx| unsafe { &mut *tx })
 }
 
 #[inline(always)]
@@ -61,26 +60,24 @@ pub(crate) fn monotonic_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// `int tls_sw_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`.
-#[kprobe]
-fn tls_sw_sendmsg(ctx: ProbeContext) -> u32 {
-    if let (Some(sk), Some(msg), Some(size)) = (ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) {
-        begin(
-            sk,
-            sock::member(msg, layout!(msg_flags)).unwrap_or(0),
-            size,
-            0,
-        );
-    }
-    0
+hook! {
+    /// `int tls_sw_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`.
+    tls_sw_sendmsg, fentry_tls_sw_sendmsg => sendmsg
 }
 
-/// `int tls_sw_sendpage(struct sock *sk, struct page *page, int offset, size_t size, int flags)`.
-#[kprobe]
-fn tls_sw_sendpage(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        let flags = call::flags(&ctx, layout!(arg_sendpage_flags));
-        begin(sk, flags.unwrap_or(0), 0, 1);
-    }
-    0
+#[inline(always)]
+fn sendmsg(entry: &impl Entry) {
+    let flags = sock::member(entry.arg(1), layout!(msg_flags));
+    begin(entry.arg(0), flags.unwrap_or(0), entry.arg(2), 0);
+}
+
+hook! {
+    /// `int tls_sw_sendpage(struct sock *sk, struct page *page, int offset, size_t size, int flags)`.
+    tls_sw_sendpage, fentry_tls_sw_sendpage => sendpage
+}
+
+#[inline(always)]
+fn sendpage(entry: &impl Entry) {
+    let flags = entry::flags(entry, layout!(arg_sendpage_flags));
+    begin(entry.arg(0), flags.unwrap_or(0), 0, 1);
 }

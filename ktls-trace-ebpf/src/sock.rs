@@ -59,6 +59,14 @@ pub(crate) fn tls_context(sk: u64) -> Option<u64> {
     }
 }
 
+/// Length of the record under way to TCP, as it goes out: the first of `tx_list`, encrypted.
+#[inline(always)]
+pub(crate) fn record_bytes(tls: u64) -> Option<u32> {
+    let tx: u64 = member(tls, layout!(tls_priv_ctx_tx))?;
+    let record: u64 = member(tx, layout!(tls_tx_list))?;
+    member(record, layout!(tls_rec_size))
+}
+
 /// The members that decide what a refusal means.
 #[derive(Clone, Copy)]
 pub(crate) struct Queue {

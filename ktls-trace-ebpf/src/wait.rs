@@ -3,12 +3,8 @@
 //! It is called for plain TCP and for ordinary back-pressure all the time, so this is where the
 //! kernel side decides what may matter.
 
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id,
-    },
-    macros::kprobe,
-    programs::ProbeContext,
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id,
 };
 use aya_log_ebpf::{debug, warn};
 use ktls_trace_common::{
@@ -17,41 +13,48 @@ use ktls_trace_common::{
 };
 
 use crate::{
-    maps::{EVENTS, SUSPECTS, TX, count},
+    entry::{Entry, hook},
+    maps::{EVENTS, SUSPECTS, TX, count, filter},
+    record::look_back,
     send::monotonic_ns,
     sock::{self, Queue},
 };
 
-/// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
-#[kprobe]
-fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
-    let Some(sk) = ctx.arg::<u64>(0) else {
-        return 0;
-    };
+hook! {
+    /// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
+    sk_stream_wait_memory, fentry_sk_stream_wait_memory => wait_memory
+}
+
+#[inline(always)]
+fn wait_memory(entry: &impl Entry) {
+    let sk = entry.arg(0);
     let Some(tls) = sock::tls_context(sk) else {
-        return 0;
+        return;
     };
     let pid_tgid = bpf_get_current_pid_tgid();
-    if !sock::wanted(sk, (pid_tgid >> 32) as u32, sock::current_uts()) {
-        return 0;
+    if !watched(sk, (pid_tgid >> 32) as u32, sock::current_uts()) {
+        return;
     }
     count(counter::REFUSED);
     let Some(queue) = Queue::read(sk) else {
-        return 0;
+        return;
     };
+    if filter!(uts) != 0
+        && let Some(tx) = TX.get_ptr_mut(sk)
+    {
+        // SAFETY: see `tx_of`.
+        look_back(sk, unsafe { &mut *tx }, queue.write_seq);
+    }
     if !may_matter(sk, tls, &queue) {
         count(counter::BACK_PRESSURE);
-        return 0;
+        return;
     }
-    let timeo = ctx
-        .arg::<u64>(1)
-        .and_then(|timeo| sock::member::<i64>(timeo, 0))
-        .unwrap_or(-1);
+    let timeo = sock::member::<i64>(entry.arg(1), 0).unwrap_or(-1);
     let now = monotonic_ns();
     match suspect(sk, &queue, now) {
         Suspicion::New(generation) => {
             debug!(
-                &ctx,
+                entry,
                 "refused: {} bytes unsent, MSS {}",
                 queue.notsent(),
                 queue.mss
@@ -59,12 +62,8 @@ fn sk_stream_wait_memory(ctx: ProbeContext) -> u32 {
             report(event::REFUSED, sk, tls, now, generation, pid_tgid, timeo);
         }
         Suspicion::Repeated => count(counter::REPEATED),
-        Suspicion::Lost => {
-            warn!(&ctx, "the map of suspects is full");
-            return 0;
-        }
+        Suspicion::Lost => warn!(entry, "the map of suspects is full"),
     }
-    0
 }
 
 /// Whether a refused writer can be more than ordinary back-pressure: bytes wait unsent while nothing
@@ -89,6 +88,14 @@ fn may_matter(sk: u64, tls: u64, queue: &Queue) -> bool {
     }
     let shut_by_notsent = sock::notsent_lowat(sk).is_none_or(|lowat| notsent >= lowat);
     shut_by_notsent || next_to_nothing
+}
+
+/// Whether the user asked to look at this socket, or did when it came under suspicion: what was begun is followed to its end.
+#[inline(always)]
+pub(crate) fn watched(sk: u64, tgid: u32, uts: u32) -> bool {
+    // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
+    sock::wanted(sk, tgid, uts)
+        || unsafe { SUSPECTS.get(sk) }.is_some_and(|suspect| suspect.ports == sock::ports(sk))
 }
 
 /// What became of an attempt to put a socket under suspicion.

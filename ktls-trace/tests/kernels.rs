@@ -13,9 +13,9 @@ use std::{
 
 use ktls_trace::kernel::{
     Facts, Plan,
-    btf::{self, Lookup, Place, Resolved},
+    btf::{self, FunctionId, Lookup, Place, Resolved},
     modules::Tls,
-    plan::{Choice, Observable, Obstacle},
+    plan::{Choice, Kind, Observable, Obstacle},
     symbols::{HOOKED, RECOGNISED, Symbols},
     without::Without,
 };
@@ -155,15 +155,15 @@ const EXPECTED: &[Expected] = &[
     },
     Expected {
         kernel: "6.12",
-        release: "6.12.117+deb13-cloud-amd64",
+        release: "6.12.118+deb13-cloud-amd64",
         send: SINCE_6_5,
         offsets: "wmem_queued 376 sndbuf 372 write_seq 1636 snd_nxt 1716 snd_una 1720 snd_wnd 1492 mss 1496 lowat 1460 nonagle 1689:0+4 tx_conf 20:0+3 flags #4",
     },
     Expected {
         kernel: "6.12-trixie",
-        release: "6.12.107+deb13-cloud-amd64",
+        release: "6.12.117+deb13-cloud-amd64",
         send: SINCE_6_5,
-        offsets: "wmem_queued 376 sndbuf 372 write_seq 1636 snd_nxt 1716 snd_una 1720 snd_wnd 1444 mss 1448 lowat 1412 nonagle 1689:0+4 tx_conf 20:0+3 flags #4",
+        offsets: "wmem_queued 376 sndbuf 372 write_seq 1636 snd_nxt 1716 snd_una 1720 snd_wnd 1492 mss 1496 lowat 1460 nonagle 1689:0+4 tx_conf 20:0+3 flags #4",
     },
     Expected {
         kernel: "6.12-bookworm",
@@ -173,15 +173,15 @@ const EXPECTED: &[Expected] = &[
     },
     Expected {
         kernel: "6.12-rt",
-        release: "6.12.117+deb13-rt-amd64",
+        release: "6.12.118+deb13-rt-amd64",
         send: SINCE_6_5,
         offsets: "wmem_queued 496 sndbuf 492 write_seq 1956 snd_nxt 2036 snd_una 2040 snd_wnd 1796 mss 1800 lowat 1764 nonagle 2009:0+4 tx_conf 20:0+3 flags #4",
     },
     Expected {
         kernel: "6.12-arm64",
-        release: "6.12.107+deb13-arm64",
+        release: "6.12.117+deb13-arm64",
         send: SINCE_6_5,
-        offsets: "wmem_queued 376 sndbuf 372 write_seq 1636 snd_nxt 1716 snd_una 1720 snd_wnd 1444 mss 1448 lowat 1412 nonagle 1689:0+4 tx_conf 20:0+3 flags #4",
+        offsets: "wmem_queued 376 sndbuf 372 write_seq 1636 snd_nxt 1716 snd_una 1720 snd_wnd 1492 mss 1496 lowat 1460 nonagle 1689:0+4 tx_conf 20:0+3 flags #4",
     },
     Expected {
         kernel: "7.2",
@@ -222,6 +222,13 @@ fn every_recorded_kernel_has_the_hooks_and_the_layout_that_are_known_of_it() {
             format!("Send: {}\n{EVERYWHERE}", send.join(" ")),
             "{kernel}"
         );
+        for hook in plan.hooks() {
+            let Kind::Fentry(function) = hook.kind else {
+                panic!("{kernel}: BTF does not know {hook}");
+            };
+            let of_tls = hook.symbol.starts_with("tls_");
+            assert_eq!(function.of_tls, of_tls, "{kernel} {hook}");
+        }
         let resolved = facts.layout.unwrap();
         assert_eq!(resolved.missing, Vec::<&str>::new(), "{kernel}");
         assert!(resolved.tls, "{kernel}");
@@ -379,10 +386,21 @@ fn without_btf_of_tls_hooks_remain_and_its_members_are_named_missing() {
     fs::remove_file(copy.0.join("tls")).unwrap();
     let resolved = copy.read().unwrap();
     // The kernel itself knows `struct tls_context`, by way of its drivers, but not the module's functions.
-    assert_eq!(resolved.missing, ["tls_push_sg(flags)"]);
+    assert_eq!(
+        resolved.missing,
+        [
+            "tls_rec.msg_encrypted.sg.size",
+            "tls_rec.list",
+            "tls_push_sg(flags)"
+        ]
+    );
     let plan = copy.plan("6.12");
     assert_eq!(plan.obstacle, None);
     assert_eq!(plan.unserved(), []);
+    for hook in plan.hooks() {
+        let of_tls = hook.symbol.starts_with("tls_");
+        assert_eq!(hook.kind == Kind::Kprobe, of_tls, "{hook}");
+    }
 }
 
 #[test]
@@ -395,6 +413,7 @@ fn a_module_that_repeats_the_kernels_types_agrees_with_them() {
     assert_eq!(
         Layout {
             arg_push_sg_flags: with.arg_push_sg_flags,
+            tls_rec_size: with.tls_rec_size,
             ..without
         },
         with
@@ -459,6 +478,11 @@ impl Lookup for Asked {
 
     fn argument(&self, function: &str, _: &str) -> Option<u32> {
         self.functions.borrow_mut().insert(function.to_owned());
+        None
+    }
+
+    fn function(&self, name: &str) -> Option<FunctionId> {
+        self.functions.borrow_mut().insert(name.to_owned());
         None
     }
 

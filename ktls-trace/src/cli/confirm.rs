@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Print one JSON object (`ktls-trace schema confirm`)
     #[arg(long, help_heading = "Options")]
     json: bool,
-    /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
+    /// Do without this function, member (as `tcp_sock.nonagle`), `sock_diag` or `fentry` (can be repeated)
     #[arg(long, value_name = "NAME", help_heading = "Options")]
     without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Also have the kernel verify every eBPF program; none is attached
     #[arg(long)]
     verify: bool,
-    /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
+    /// Do without this function, member (as `tcp_sock.nonagle`), `sock_diag` or `fentry` (can be repeated)
     #[arg(long, value_name = "NAME")]
     without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)
@@ -122,7 +122,7 @@ fn look(args: &Args) -> io::Result<Findings> {
         .err()
         .map(|error| error.to_string());
     let hooks = plan.obstacle.is_none() && !capabilities_missing.iter().any(|name| is_bpf(name));
-    let programs = args.verify.then(|| verified(&facts));
+    let programs = args.verify.then(|| verified(&facts, &plan));
     let refused = programs
         .iter()
         .flatten()
@@ -158,12 +158,12 @@ fn look(args: &Args) -> io::Result<Findings> {
 }
 
 /// Has the kernel verify every program.
-fn verified(facts: &Facts) -> Vec<Verified> {
+fn verified(facts: &Facts, plan: &Plan) -> Vec<Verified> {
     let layout = facts
         .layout
         .as_ref()
         .map_or(Layout::ABSENT, |resolved| resolved.layout);
-    probe::verify(layout).unwrap_or_else(|error| {
+    probe::verify(layout, &plan.hooks()).unwrap_or_else(|error| {
         vec![Verified {
             program: "the object as a whole".to_owned(),
             instructions: None,
@@ -221,29 +221,7 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
     if let Some(obstacle) = &findings.obstacle {
         writeln!(out, "  --  no hook can be used: {obstacle}")?;
     }
-    writeln!(out, "\nobservation                    served by")?;
-    for choice in &findings.plan {
-        let served = findings.obstacle.is_none() && !choice.hooks.is_empty();
-        let mut symbols: Vec<_> = choice.hooks.iter().map(|hook| hook.symbol).collect();
-        symbols.dedup();
-        let hot = choice.hooks.iter().all(|hook| hook.hot);
-        let symbols = if served {
-            format!("{}{}", symbols.join(", "), if hot { " (hot)" } else { "" })
-        } else {
-            "nothing".to_owned()
-        };
-        writeln!(out, "  {:<29}{symbols}", choice.observable)?;
-        let why = if served {
-            choice.why.as_str()
-        } else {
-            choice.loss()
-        };
-        writeln!(out, "  {:<29}  {why}", "")?;
-    }
-    writeln!(
-        out,
-        "  (hot): a healthy host runs it all the time; `run --probes auto` attaches it only while there is a stall"
-    )?;
+    print_plan(findings, out)?;
     writeln!(out, "\nsettings of this network namespace")?;
     let known = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |n| n.to_string());
     let Settings {
@@ -263,7 +241,7 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  risky: {risk}")?;
     }
     if let Some(programs) = &findings.programs {
-        writeln!(out, "\nprogram                        verifier")?;
+        writeln!(out, "\nprogram                          verifier")?;
         for Verified {
             program,
             instructions,
@@ -275,8 +253,38 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
                 (None, Some(count)) => format!("accepted, {count} instructions"),
                 (None, None) => "accepted".to_owned(),
             };
-            writeln!(out, "  {program:<29}{said}")?;
+            writeln!(out, "  {program:<31}{said}")?;
         }
     }
     writeln!(out, "\n{}", findings.verdict)
+}
+
+/// Prints which hook serves which observation.
+fn print_plan(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\nobservation                      served by")?;
+    for choice in &findings.plan {
+        let served = findings.obstacle.is_none() && !choice.hooks.is_empty();
+        let symbols: Vec<_> = choice
+            .hooks
+            .iter()
+            .map(|hook| format!("{hook} by {}", hook.kind.name()))
+            .collect();
+        let hot = choice.hooks.iter().all(|hook| hook.hot);
+        let symbols = if served {
+            format!("{}{}", symbols.join(", "), if hot { " (hot)" } else { "" })
+        } else {
+            "nothing".to_owned()
+        };
+        writeln!(out, "  {:<31}{symbols}", choice.observable)?;
+        let why = if served {
+            choice.why.as_str()
+        } else {
+            choice.loss()
+        };
+        writeln!(out, "  {:<31}  {why}", "")?;
+    }
+    writeln!(
+        out,
+        "  (hot): a healthy host runs it all the time; `run --probes auto` attaches it only while there is a stall"
+    )
 }

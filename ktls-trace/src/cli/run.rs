@@ -97,7 +97,7 @@ pub(crate) struct Args {
     /// always; `light` those never
     #[arg(long, value_enum, default_value_t = ProbesArg::Auto, value_name = "auto|light|full", hide_possible_values = true)]
     probes: ProbesArg,
-    /// Do without this function, member (as `tcp_sock.nonagle`) or `sock_diag` (can be repeated)
+    /// Do without this function, member (as `tcp_sock.nonagle`), `sock_diag` or `fentry` (can be repeated)
     #[arg(long, value_name = "NAME")]
     without: Vec<without::Item>,
     /// Read the kernel's types from this folder (files vmlinux and tls)

@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Evidence {
     /// How the kernel was observed (`hooks`, `polling`, `waiting-for-tls`).
     pub(super) mode: Option<String>,
-    /// Attached hooks, as `FUNCTION` or `FUNCTION (return)`.
+    /// Attached hooks, by the kernel's function.
     pub(super) hooks: Vec<String>,
     /// What can't be seen, in words.
     pub(super) cannot_see: Vec<String>,

@@ -62,10 +62,7 @@ impl Run {
             probes: Some("full".to_owned()),
             threshold_ms: 20.0,
             poll_interval_ms: 50.0,
-            hooks: hooks
-                .iter()
-                .flat_map(|hook| [(*hook).to_owned(), format!("{hook} (return)")])
-                .collect(),
+            hooks: hooks.iter().map(|hook| (*hook).to_owned()).collect(),
             cannot_see: Vec::new(),
         };
         evidence.take(Seen::Event(&Event::new(

@@ -298,7 +298,7 @@ pub struct Started {
     /// How often `sock_diag` is asked about a suspect (`--poll-interval`).
     #[schemars(extend("x-unit" = "ms"))]
     pub poll_interval_ms: f64,
-    /// Attached hooks, as `FUNCTION` or `FUNCTION (return)`.
+    /// Attached hooks, by the kernel's function.
     pub hooks: Vec<String>,
     /// What can't be seen, in words; empty: nothing.
     pub cannot_see: Vec<String>,
@@ -338,7 +338,7 @@ pub struct Changed {
 /// Something was not seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lost {
-    /// Where: `ring-buffer`, `suspects-map` or `calls-map` (full, in the kernel), `sock-diag` (questions that were not
+    /// Where: `ring-buffer`, `suspects-map` or `sends-map` (full, in the kernel), `sock-diag` (questions that were not
     /// answered), `recording` (entries that are missing in the file).
     pub place: String,
     /// How many since the last event of this place.

@@ -15,7 +15,10 @@ use std::{
 use btf_rs::{Backend, Btf, BtfType, Type};
 use ktls_trace_common::layout::{ABSENT, Bits, Layout};
 
-use super::without::{Reduced, Without};
+use super::{
+    symbols::HOOKED,
+    without::{Reduced, Without},
+};
 
 /// Folder of the kernel's BTF.
 pub const DIRECTORY: &str = "/sys/kernel/btf";
@@ -42,6 +45,17 @@ pub struct Resolved {
     pub missing: Vec<&'static str>,
     /// Whether the BTF of the `tls` module was there (or `tls` is built in).
     pub tls: bool,
+    /// The functions among those that are hooked of which BTF knows the arguments: a trampoline can be put there.
+    pub functions: HashMap<&'static str, FunctionId>,
+}
+
+/// Which function is meant, for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionId {
+    /// Number of its type.
+    pub id: u32,
+    /// Whether that is in the types of the `tls` module, not in the kernel's own.
+    pub of_tls: bool,
 }
 
 /// Reads the layout of the running kernel from a folder laid out like [`DIRECTORY`], passing over what is
@@ -98,6 +112,8 @@ pub trait Lookup {
     fn member(&self, path: &str) -> Option<Place>;
     /// At which position, from 0, a function takes an argument.
     fn argument(&self, function: &str, name: &str) -> Option<u32>;
+    /// Which function that is.
+    fn function(&self, name: &str) -> Option<FunctionId>;
     /// Whether the types of `tls` are there.
     fn has_tls(&self) -> bool;
 }
@@ -161,6 +177,11 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         tls_pending_open_record_frags: offset("tls_context.pending_open_record_frags"),
         tls_priv_ctx_tx: offset("tls_context.priv_ctx_tx"),
         tls_encrypt_pending: offset("tls_sw_context_tx.encrypt_pending"),
+        tls_tx_list: offset("tls_sw_context_tx.tx_list"),
+        tls_rec_size: subtract(
+            offset("tls_rec.msg_encrypted.sg.size"),
+            offset("tls_rec.list"),
+        ),
         msg_flags: offset("msghdr.msg_flags"),
         skb_end_seq: add(offset("sk_buff.cb"), offset("tcp_skb_cb.end_seq")),
         skb_tcp_flags: add(offset("sk_buff.cb"), offset("tcp_skb_cb.tcp_flags")),
@@ -192,6 +213,10 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         layout,
         missing,
         tls: types.has_tls(),
+        functions: HOOKED
+            .iter()
+            .filter_map(|&name| Some((name, types.function(name)?)))
+            .collect(),
     }
 }
 
@@ -214,6 +239,15 @@ fn add(a: u32, b: u32) -> u32 {
         ABSENT
     } else {
         a + b
+    }
+}
+
+/// Subtracts two offsets of which either may be absent.
+fn subtract(from: u32, what: u32) -> u32 {
+    if from == ABSENT || what == ABSENT {
+        ABSENT
+    } else {
+        from.checked_sub(what).unwrap_or(ABSENT)
     }
 }
 
@@ -241,13 +275,18 @@ impl Types {
 
     /// The kernel's own types of that name.
     fn of_kernel(&self, name: &str) -> Vec<Type> {
-        let mut known = self.ids.borrow_mut();
-        let ids = known
-            .entry(name.to_owned())
-            .or_insert_with(|| self.vmlinux.resolve_ids_by_name(name).unwrap_or_default());
-        ids.iter()
-            .filter_map(|&id| self.vmlinux.resolve_type_by_id(id).ok())
+        let ids = self.ids_of_kernel(name).into_iter();
+        ids.filter_map(|id| self.vmlinux.resolve_type_by_id(id).ok())
             .collect()
+    }
+
+    /// Their numbers.
+    fn ids_of_kernel(&self, name: &str) -> Vec<u32> {
+        let mut known = self.ids.borrow_mut();
+        known
+            .entry(name.to_owned())
+            .or_insert_with(|| self.vmlinux.resolve_ids_by_name(name).unwrap_or_default())
+            .clone()
     }
 }
 
@@ -275,6 +314,21 @@ impl Lookup for Types {
             })?;
             u32::try_from(position).ok()
         })
+    }
+
+    fn function(&self, name: &str) -> Option<FunctionId> {
+        let is_function = |types: &Btf, id: &u32| {
+            let found = types.resolve_type_by_id(*id);
+            found.is_ok_and(|found| matches!(found, Type::Func(_)))
+        };
+        let mut of_kernel = self.ids_of_kernel(name).into_iter();
+        if let Some(id) = of_kernel.find(|id| is_function(&self.vmlinux, id)) {
+            return Some(FunctionId { id, of_tls: false });
+        }
+        let tls = self.tls.as_ref()?;
+        let mut of_tls = tls.resolve_ids_by_name(name).ok()?.into_iter();
+        let id = of_tls.find(|id| is_function(tls, id))?;
+        Some(FunctionId { id, of_tls: true })
     }
 
     fn has_tls(&self) -> bool {
@@ -349,6 +403,13 @@ mod tests {
             (!self.0.contains(&function) && name == "flags").then_some(4)
         }
 
+        fn function(&self, name: &str) -> Option<FunctionId> {
+            (!self.0.contains(&name)).then(|| FunctionId {
+                id: 7,
+                of_tls: name.starts_with("tls_"),
+            })
+        }
+
         fn has_tls(&self) -> bool {
             true
         }
@@ -360,9 +421,11 @@ mod tests {
             layout,
             missing,
             tls,
+            functions,
         } = resolve(&Lacking(&[]));
         assert_eq!(missing, Vec::<&str>::new());
         assert!(tls);
+        assert_eq!(functions.len(), HOOKED.len());
         assert_eq!(layout.tcp_snd_wnd, 10);
         assert_eq!(
             layout.tcp_nonagle,
@@ -401,8 +464,12 @@ mod tests {
     #[test]
     fn an_argument_without_a_name_is_absent() {
         let Resolved {
-            layout, missing, ..
+            layout,
+            missing,
+            functions,
+            ..
         } = resolve(&Lacking(&["tls_push_sg"]));
+        assert!(!functions.contains_key("tls_push_sg"));
         assert_eq!(layout.arg_push_sg_flags, ABSENT);
         assert_eq!(missing, ["tls_push_sg(flags)"]);
     }

@@ -53,20 +53,22 @@ pub fn has(capability: Capability) -> bool {
 
 /// Why `CAP_PERFMON` may not be enough: with a value that the mainline kernel does not know, those of Debian and Ubuntu
 /// let nobody but `CAP_SYS_ADMIN` call `perf_event_open`.
-pub fn paranoid() -> Option<String> {
+fn paranoid() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
     let value: i32 = text.trim().parse().ok()?;
-    let wanted = value > 2 && !has(Capability::CAP_SYS_ADMIN);
+    let wanted = value > 2 && has(Capability::CAP_PERFMON) && !has(Capability::CAP_SYS_ADMIN);
     wanted.then(|| {
         format!(
-            "kernel.perf_event_paranoid is {value}: kernels of Debian and Ubuntu then want CAP_SYS_ADMIN instead of CAP_PERFMON"
+            "kernel.perf_event_paranoid is {value}: kernels of Debian and Ubuntu then want CAP_SYS_ADMIN for kprobes, \
+             which the functions of the module tls need without it"
         )
     })
 }
 
 /// What missing capabilities cost a run beside its hooks, a line each. `elsewhere`: whether other network namespaces are
-/// looked at; `hides_addresses`: whether the kernel hides where its functions are.
-pub fn losses(elsewhere: bool, hides_addresses: bool) -> Vec<String> {
+/// looked at; `hides_addresses`: whether the kernel hides where its functions are; `failed`: whether a hook that was tried
+/// can't be attached.
+pub fn losses(elsewhere: bool, hides_addresses: bool, failed: bool) -> Vec<String> {
     let mut losses = Vec::new();
     if !has(Capability::CAP_NET_ADMIN) {
         losses.push(
@@ -90,7 +92,8 @@ pub fn losses(elsewhere: bool, hides_addresses: bool) -> Vec<String> {
              stay consistent",
         );
     }
-    losses.into_iter().map(str::to_owned).collect()
+    let losses = losses.into_iter().map(str::to_owned);
+    losses.chain(paranoid().filter(|_| failed)).collect()
 }
 
 /// Gives up, in the calling thread and whatever it starts, every capability but these. What it does not have it does not get.

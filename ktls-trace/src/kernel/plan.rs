@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Facts, modules::Tls};
+use super::{Facts, btf::FunctionId, modules::Tls};
 
 /// Something that can be observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -66,34 +66,57 @@ impl Probes {
     }
 }
 
-/// A program and the function it goes on.
+/// How a program is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// By a trampoline, for which BTF has to know the function; where the kernel has none after all, by a kprobe.
+    Fentry(FunctionId),
+    /// By a kprobe.
+    Kprobe,
+}
+
+impl Kind {
+    /// Its name, as the kernel's documentation has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fentry(_) => "fentry",
+            Self::Kprobe => "kprobe",
+        }
+    }
+}
+
+impl serde::Serialize for Kind {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A kernel function that a program is called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Hook {
-    /// Name of the program in the object file.
+    /// The program for a kprobe in the object file; that for a trampoline has `fentry_` before it.
     pub program: &'static str,
     /// The kernel function.
     pub symbol: &'static str,
+    /// How the program is called.
+    pub kind: Kind,
     /// Whether a healthy host runs it all the time. Such hooks can wait until there is a stall to look at;
     /// the others are run seldom or never while nothing is wrong.
     pub hot: bool,
 }
 
 impl fmt::Display for Hook {
-    /// `FUNCTION` or `FUNCTION (return)`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.symbol)?;
-        if self.program.ends_with("_ret") {
-            out.write_str(" (return)")?;
-        }
-        Ok(())
+        out.write_str(self.symbol)
     }
 }
 
-/// A hook whose program is named after the function, on one that a healthy host seldom runs.
+/// A hook on a function that a healthy host seldom runs.
 const fn cold(symbol: &'static str) -> Hook {
     Hook {
         program: symbol,
         symbol,
+        kind: Kind::Kprobe,
         hot: false,
     }
 }
@@ -103,15 +126,6 @@ const fn hot(symbol: &'static str) -> Hook {
     Hook {
         hot: true,
         ..cold(symbol)
-    }
-}
-
-/// A hook on the return of a function.
-const fn hot_return(program: &'static str, symbol: &'static str) -> Hook {
-    Hook {
-        program,
-        symbol,
-        hot: true,
     }
 }
 
@@ -143,10 +157,7 @@ const WAYS: &[Way] = &[
     },
     Way {
         observable: Observable::Record,
-        hooks: &[
-            hot("tls_push_sg"),
-            hot_return("tls_push_sg_ret", "tls_push_sg"),
-        ],
+        hooks: &[hot("tls_push_sg")],
         why: "the flag word that reaches TCP",
         also: false,
     },
@@ -225,6 +236,18 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Has its hooks called by trampolines where BTF knows the function.
+    fn by_trampoline(mut self, facts: &Facts) -> Self {
+        if let Ok(layout) = &facts.layout {
+            for hook in &mut self.hooks {
+                if let Some(&function) = layout.functions.get(hook.symbol) {
+                    hook.kind = Kind::Fentry(function);
+                }
+            }
+        }
+        self
+    }
+
     /// What is lost when its hooks are not attached.
     pub fn loss(&self) -> &'static str {
         without(self.observable)
@@ -287,6 +310,7 @@ impl Plan {
         let choices = OBSERVABLES
             .iter()
             .map(|&observable| choose(observable, waits_for_tls, &can_probe))
+            .map(|choice| choice.by_trampoline(facts))
             .collect();
         Self {
             choices,
@@ -390,7 +414,7 @@ fn obstacle(facts: &Facts) -> Option<Obstacle> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
+    use std::{collections::HashMap, fmt::Write as _};
 
     use ktls_trace_common::layout::Layout;
 
@@ -411,6 +435,7 @@ mod tests {
                 layout: Layout::ABSENT,
                 missing: Vec::new(),
                 tls: true,
+                functions: HashMap::new(),
             }),
             tls: Tls::Present,
         }
@@ -442,6 +467,24 @@ mod tests {
         let plan = Plan::new(&kernel(SINCE_6_5), &[]);
         assert_eq!(plan.unserved(), []);
         assert_eq!(symbols_of(&plan, Observable::Send), ["tls_sw_sendmsg"]);
+    }
+
+    #[test]
+    fn what_btf_knows_is_called_by_a_trampoline_and_the_rest_by_a_kprobe() {
+        let mut facts = kernel(SINCE_6_5);
+        let function = FunctionId {
+            id: 7,
+            of_tls: true,
+        };
+        let layout = facts.layout.as_mut().unwrap();
+        layout.functions.insert("tls_push_sg", function);
+        for hook in Plan::new(&facts, &[]).hooks() {
+            let expected = match hook.symbol {
+                "tls_push_sg" => Kind::Fentry(function),
+                _ => Kind::Kprobe,
+            };
+            assert_eq!(hook.kind, expected, "{hook}");
+        }
     }
 
     #[test]
@@ -502,6 +545,7 @@ mod tests {
                 layout: Layout::ABSENT,
                 missing,
                 tls: true,
+                functions: HashMap::new(),
             })
         };
         facts.layout = resolved(vec!["sock.sk_tsq_flags"]);

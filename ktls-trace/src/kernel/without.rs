@@ -4,12 +4,14 @@
 use std::{cell::RefCell, str::FromStr};
 
 use super::{
-    btf::{self, Lookup, Place},
+    btf::{self, FunctionId, Lookup, Place},
     symbols::HOOKED,
 };
 
 /// The name that stands for asking the kernel about sockets.
 const SOCK_DIAG: &str = "sock_diag";
+/// The name that stands for hooks by trampoline.
+const FENTRY: &str = "fentry";
 
 /// One thing to do without.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +22,14 @@ pub enum Item {
     Member(String),
     /// Sockets are not asked about.
     SockDiag,
+    /// Every hook is a kprobe.
+    Fentry,
 }
 
 /// A name that nothing here goes by.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "neither a function that is hooked, nor a member that is read (as tcp_sock.nonagle), nor sock_diag"
+    "neither a function that is hooked, nor a member that is read (as tcp_sock.nonagle), nor sock_diag or fentry"
 )]
 pub struct Unknown;
 
@@ -35,6 +39,8 @@ impl FromStr for Item {
     fn from_str(name: &str) -> Result<Self, Unknown> {
         if name == SOCK_DIAG {
             Ok(Self::SockDiag)
+        } else if name == FENTRY {
+            Ok(Self::Fentry)
         } else if HOOKED.contains(&name) {
             Ok(Self::Function(name.to_owned()))
         } else if members().iter().any(|member| member == name) {
@@ -54,6 +60,8 @@ pub struct Without {
     members: Vec<String>,
     /// Whether sockets are not asked about.
     pub sock_diag: bool,
+    /// Whether every hook is a kprobe.
+    fentry: bool,
 }
 
 impl FromIterator<Item> for Without {
@@ -64,6 +72,7 @@ impl FromIterator<Item> for Without {
                 Item::Function(name) => without.functions.push(name),
                 Item::Member(path) => without.members.push(path),
                 Item::SockDiag => without.sock_diag = true,
+                Item::Fentry => without.fentry = true,
             }
         }
         without
@@ -83,6 +92,10 @@ fn members() -> Vec<String> {
 
         fn argument(&self, function: &str, name: &str) -> Option<u32> {
             self.0.borrow_mut().push(format!("{function}({name})"));
+            None
+        }
+
+        fn function(&self, _name: &str) -> Option<FunctionId> {
             None
         }
 
@@ -124,6 +137,14 @@ impl<T: Lookup> Lookup for Reduced<'_, T> {
         }
     }
 
+    fn function(&self, name: &str) -> Option<FunctionId> {
+        if self.without.fentry {
+            None
+        } else {
+            self.types.function(name)
+        }
+    }
+
     fn has_tls(&self) -> bool {
         self.types.has_tls()
     }
@@ -140,6 +161,7 @@ mod tests {
             "tcp_sock.nonagle",
             "tls_push_sg(flags)",
             "sock_diag",
+            "fentry",
         ];
         let without: Without = names
             .into_iter()
@@ -147,7 +169,7 @@ mod tests {
             .collect();
         assert_eq!(without.functions, ["tls_push_sg"]);
         assert_eq!(without.members, ["tcp_sock.nonagle", "tls_push_sg(flags)"]);
-        assert!(without.sock_diag);
+        assert!(without.sock_diag && without.fentry);
     }
 
     #[test]

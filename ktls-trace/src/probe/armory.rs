@@ -10,14 +10,16 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{HashMap, MapData},
-    programs::{KProbe, ProgramError, kprobe::KProbeLinkId},
 };
 use ktls_trace_common::event::Tx;
 use tokio::sync::{mpsc, oneshot};
 
-use super::load::{Error, chain, open_map};
+use super::{
+    load::{Error, chain, open_map},
+    programs::Programs,
+};
 use crate::{
     kernel::{capabilities, plan::Hook},
     memory,
@@ -78,10 +80,13 @@ impl Drop for Armory {
 
 impl Armory {
     /// Hands over the programs, with the hot hooks that are to be attached on order.
-    pub(super) fn start(mut programs: Ebpf, hot: Vec<Hook>, all: Vec<Hook>) -> Result<Self, Error> {
+    pub(super) fn start(
+        mut programs: Programs,
+        hot: Vec<Hook>,
+        all: Vec<Hook>,
+    ) -> Result<Self, Error> {
         let mut memory = Memory {
-            sends: open_map(&mut programs, "TX")?,
-            pushes: open_map(&mut programs, "PUSHING")?,
+            sends: open_map(&mut programs.object, "TX")?,
         };
         let (orders, orders_taken) = orders::channel();
         let (tell, done) = mpsc::unbounded_channel();
@@ -89,32 +94,34 @@ impl Armory {
             capabilities::keep_only(&capabilities::OF_HOOKS);
             // Verified before they are needed; what is refused is told when it is.
             for &hook in &hot {
-                if let Err(error) = load(&mut programs, hook) {
-                    tracing::debug!("{hook}: {}", chain(&error));
+                match programs.load(hook) {
+                    Ok(()) => tracing::debug!("{hook}: {}", programs.kind(hook)),
+                    Err(error) => tracing::debug!("{hook}: {}", chain(&error)),
                 }
             }
             memory::give_back();
-            let mut links = Vec::new();
+            let mut attached = Vec::new();
             while let Ok(order) = orders_taken.recv() {
                 let wanted = match order {
                     Order::Arm(wanted) => wanted,
                     Order::Costs(answer) => {
                         // Whoever asked may have stopped waiting.
-                        let _gone = answer.send(costs(&programs, &all));
+                        let _gone = answer
+                            .send(all.iter().filter_map(|&hook| programs.cost(hook)).collect());
                         continue;
                     }
                 };
                 let begun = Instant::now();
                 let failed = if wanted {
-                    attach_all(&mut programs, &hot, &mut links)
+                    attach_all(&mut programs, &hot, &mut attached)
                 } else {
-                    detach_all(&mut programs, &mut links);
+                    detach_all(&mut programs, &mut attached);
                     memory.forget();
                     Vec::new()
                 };
                 let armed = Armed {
                     wanted,
-                    hooks: links.iter().map(|&(hook, _)| hook).collect(),
+                    hooks: attached.clone(),
                     failed,
                     took: begun.elapsed(),
                 };
@@ -161,17 +168,17 @@ impl Armory {
 
 /// Attaches what is not attached yet; what failed.
 fn attach_all(
-    programs: &mut Ebpf,
+    programs: &mut Programs,
     hot: &[Hook],
-    links: &mut Vec<(Hook, KProbeLinkId)>,
+    attached: &mut Vec<Hook>,
 ) -> Vec<(Hook, String)> {
     let mut failed = Vec::new();
     for &hook in hot {
-        if links.iter().any(|&(attached, _)| attached == hook) {
+        if attached.contains(&hook) {
             continue;
         }
-        match attach(programs, hook) {
-            Ok(link) => links.push((hook, link)),
+        match programs.attach(hook) {
+            Ok(()) => attached.push(hook),
             Err(error) => failed.push((hook, chain(&error))),
         }
     }
@@ -179,52 +186,12 @@ fn attach_all(
 }
 
 /// Takes everything away.
-fn detach_all(programs: &mut Ebpf, links: &mut Vec<(Hook, KProbeLinkId)>) {
-    for (hook, link) in links.drain(..) {
-        let detached = kprobe(programs, hook).and_then(|program| program.detach(link));
-        if let Err(error) = detached {
+fn detach_all(programs: &mut Programs, attached: &mut Vec<Hook>) {
+    for hook in attached.drain(..) {
+        if let Err(error) = programs.detach(hook) {
             tracing::warn!("{hook} can't be detached: {error}");
         }
     }
-}
-
-/// What the programs of these hooks have cost; nothing if the kernel does not count it.
-fn costs(programs: &Ebpf, hooks: &[Hook]) -> Vec<Cost> {
-    let cost = |&hook: &Hook| {
-        let info = programs.program(hook.program)?.info().ok()?;
-        Some(Cost {
-            hook: hook.to_string(),
-            runs: info.run_count(),
-            time: info.run_time(),
-        })
-    };
-    hooks
-        .iter()
-        .filter_map(cost)
-        .filter(|cost| cost.runs > 0)
-        .collect()
-}
-
-/// Has the kernel verify the program of a hook, unless it did.
-fn load(programs: &mut Ebpf, hook: Hook) -> Result<(), ProgramError> {
-    match kprobe(programs, hook)?.load() {
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        other => other,
-    }
-}
-
-/// Attaches the program of a hook.
-pub(super) fn attach(programs: &mut Ebpf, hook: Hook) -> Result<KProbeLinkId, ProgramError> {
-    load(programs, hook)?;
-    kprobe(programs, hook)?.attach(hook.symbol, 0)
-}
-
-/// The program of a hook.
-fn kprobe(programs: &mut Ebpf, hook: Hook) -> Result<&mut KProbe, ProgramError> {
-    programs
-        .program_mut(hook.program)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()
 }
 
 /// What the hot hooks remember. It says nothing any more once they have not looked for a while: a record that
@@ -232,15 +199,12 @@ fn kprobe(programs: &mut Ebpf, hook: Hook) -> Result<&mut KProbe, ProgramError> 
 struct Memory {
     /// Of each socket.
     sends: HashMap<MapData, u64, Opaque<{ size_of::<Tx>() }>>,
-    /// Of pushes under way.
-    pushes: HashMap<MapData, u64, Opaque<16>>,
 }
 
 impl Memory {
     /// Forgets it.
     fn forget(&mut self) {
         clear(&mut self.sends);
-        clear(&mut self.pushes);
     }
 }
 

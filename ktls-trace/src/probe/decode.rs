@@ -107,14 +107,15 @@ fn refused(record: &Refused, key: SocketKey) -> What {
 
 /// The socket and what the send hooks remember of it.
 fn hold(record: &Refused) -> Hold {
-    let tx = &record.tx;
+    let mut tx = record.tx;
+    tx.settle(record.snapshot.write_seq);
     let send = (tx.send_begin_ns != 0).then(|| SendFacts {
         flags: tx.send_flags,
         bytes: (tx.sendpage == 0).then_some(tx.send_size),
         sendpage: tx.sendpage == 1,
     });
-    let push = (tx.push_ns != 0).then_some(PushFacts {
-        at_ns: tx.push_ns,
+    let push = (tx.record_ns != 0).then_some(PushFacts {
+        at_ns: tx.record_ns,
         flags: tx.record_flags,
         record_bytes: tx.record_bytes,
         records: tx.records,

@@ -6,7 +6,6 @@ use std::{io, os::fd::AsRawFd};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{KProbe, ProgramInfo},
 };
 use aya_log::EbpfLogger;
 use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
@@ -16,11 +15,15 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::armory::{self, Armed, Armory, Cost};
+use super::{
+    armory::{Armed, Armory, Cost},
+    programs::Programs,
+};
 use crate::kernel::plan::{Hook, Probes};
 
 /// The programs, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
 
 /// Name of the map of globals that may change.
 const DATA: &str = ".data";
@@ -143,12 +146,9 @@ impl Probe {
     ///
     /// If nothing could be loaded or attached at all.
     pub fn load(hooks: &[Hook], options: &Options) -> Result<(Self, Attached), Error> {
-        let mut programs = load_object(options)?;
-        let log = if options.log {
-            logger(&mut programs)
-        } else {
-            None
-        };
+        let mut programs = Programs::new(OBJECT, load_object(options)?);
+        let object = &mut programs.object;
+        let log = if options.log { logger(object) } else { None };
 
         let mut attached = Attached::default();
         let mut later = Vec::new();
@@ -159,9 +159,11 @@ impl Probe {
                 }
                 continue;
             }
-            match armory::attach(&mut programs, hook) {
-                // Its link stays with the program.
-                Ok(_link) => attached.hooks.push(hook),
+            match programs.attach(hook) {
+                Ok(()) => {
+                    tracing::debug!("{hook}: {}", programs.kind(hook));
+                    attached.hooks.push(hook);
+                }
                 Err(error) => attached.failed.push((hook, chain(&error))),
             }
         }
@@ -171,21 +173,19 @@ impl Probe {
             return Err(Error::NothingAttached(format!("{}: {error}", hook.symbol)));
         }
 
-        let ring =
-            RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|source| Error::Map {
-                name: "EVENTS",
-                source,
-            })?;
+        let object = &mut programs.object;
+        let ring = RingBuf::try_from(take(object, "EVENTS")?).map_err(|source| Error::Map {
+            name: "EVENTS",
+            source,
+        })?;
         let ring = readable(ring).map_err(Error::Wait)?;
         let counters =
-            PerCpuArray::try_from(take(&mut programs, "COUNTERS")?).map_err(|source| {
-                Error::Map {
-                    name: "COUNTERS",
-                    source,
-                }
+            PerCpuArray::try_from(take(object, "COUNTERS")?).map_err(|source| Error::Map {
+                name: "COUNTERS",
+                source,
             })?;
-        let suspects = open_map(&mut programs, "SUSPECTS")?;
-        let filter = Array::try_from(take(&mut programs, DATA)?)
+        let suspects = open_map(object, "SUSPECTS")?;
+        let filter = Array::try_from(take(object, DATA)?)
             .map_err(|source| Error::Map { name: DATA, source })?;
         let probe = Self {
             armory: Armory::start(programs, later, hooks.to_vec())?,
@@ -256,7 +256,7 @@ impl Probe {
         [
             ("ring-buffer", counter::LOST_RING),
             ("suspects-map", counter::LOST_SUSPECT),
-            ("calls-map", counter::LOST_CALL),
+            ("sends-map", counter::LOST_SEND),
         ]
         .into_iter()
         .filter_map(|(place, slot)| Some((place, self.counter(slot).ok()?)))
@@ -298,31 +298,14 @@ pub struct Verified {
 /// # Errors
 ///
 /// If the object as a whole is refused.
-pub fn verify(layout: Layout) -> Result<Vec<Verified>, Error> {
+pub fn verify(layout: Layout, hooks: &[Hook]) -> Result<Vec<Verified>, Error> {
     let options = Options {
         layout,
         filter: Filter::default(),
         probes: Probes::Full,
         log: false,
     };
-    let mut object = load_object(&options)?;
-    let mut verified = Vec::new();
-    for (name, program) in object.programs_mut() {
-        let loaded = <&mut KProbe>::try_from(program).and_then(|program| {
-            program.load()?;
-            program.info()
-        });
-        verified.push(Verified {
-            program: name.to_owned(),
-            instructions: loaded
-                .as_ref()
-                .ok()
-                .and_then(ProgramInfo::verified_instruction_count),
-            error: loaded.err().map(|error| chain(&error)),
-        });
-    }
-    verified.sort_by(|a, b| a.program.cmp(&b.program));
-    Ok(verified)
+    Ok(Programs::new(OBJECT, load_object(&options)?).verify(hooks))
 }
 
 /// Waits for something to read in a ring buffer.

@@ -4,6 +4,8 @@ mod armory;
 mod decode;
 mod load;
 mod path;
+mod programs;
+mod trampoline;
 
 pub use armory::{Armed, Cost};
 pub use decode::{Decoded, decode};

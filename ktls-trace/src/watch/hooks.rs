@@ -76,10 +76,7 @@ pub(super) fn observe_how(options: &Options, facts: &Facts, plan: &Plan) -> Mode
     match attach(options, facts, plan) {
         Ok(hooks) => Mode::Hooks(Box::new(hooks)),
         Err(error) => Mode::Polling(match capabilities::missing() {
-            missing if missing.is_empty() => match capabilities::paranoid() {
-                Some(why) => format!("{error} ({why})"),
-                None => error.to_string(),
-            },
+            missing if missing.is_empty() => error.to_string(),
             missing => format!("{error} (missing {})", missing.join(", ")),
         }),
     }

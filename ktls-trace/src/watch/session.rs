@@ -241,7 +241,12 @@ fn losses_of(options: &Options, mode: &Mode, facts: &Facts) -> Vec<String> {
     let shows = |symbols: &Symbols| symbols.shows_addresses();
     let hides_addresses =
         !matches!(mode, Mode::Polling(_)) && !facts.symbols.as_ref().is_ok_and(shows);
-    capabilities::losses(options.netns != Which::Own, hides_addresses)
+    let failed = match mode {
+        Mode::Hooks(hooks) => !hooks.attached.failed.is_empty(),
+        Mode::WaitingForTls => false,
+        Mode::Polling(_) => !options.no_bpf,
+    };
+    capabilities::losses(options.netns != Which::Own, hides_addresses, failed)
 }
 
 /// Starts to ask `sock_diag`, unless that is to be done without.

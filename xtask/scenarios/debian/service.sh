@@ -90,6 +90,15 @@ complaint() {
 }
 until_true 10 complaint
 sed -i '/^treshold/d' /etc/ktls-trace/config.toml
+# What was begun is followed to its end, whatever a new filter looks at.
+echo 'port = 1' >> /etc/ktls-trace/config.toml
+check systemctl reload ktls-trace.service
+until_true 10 at_least 2 reloaded
+sleep 4
+check sh -c 'ktls-trace status --json | jq -e ".stalls | length == 1" > /dev/null'
+sed -i '/^port = 1/d' /etc/ktls-trace/config.toml
+check systemctl reload ktls-trace.service
+until_true 10 at_least 3 reloaded
 [ "$(main_pid)" = "$before" ] || fail "a reload has restarted it"
 
 step "the alert"

@@ -97,7 +97,7 @@ const COUNTERS: [(u32, &str, &str); 7] = [
 const PLACES: [&str; 7] = [
     "ring-buffer",
     "suspects-map",
-    "calls-map",
+    "sends-map",
     "sock-diag",
     "output",
     "journal",

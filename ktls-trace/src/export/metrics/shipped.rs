@@ -75,7 +75,7 @@ fn everything() -> String {
             bytes: Some(16_406),
         });
     }
-    let hooks = ["sk_stream_wait_memory", "tls_push_sg (return)"];
+    let hooks = ["sk_stream_wait_memory", "tls_push_sg"];
     let tls_stat = [
         "TlsCurrTxSw",
         "TlsCurrRxSw",

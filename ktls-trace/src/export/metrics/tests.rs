@@ -106,7 +106,7 @@ fn what_the_run_says_of_itself_is_shown_as_of_the_scrape() {
     let metrics = metrics(0);
     let live = Live {
         health: Health::Attached,
-        hooks: vec![("tls_push_sg (return)".to_owned(), false)],
+        hooks: vec![("tls_push_sg".to_owned(), false)],
         counters: vec![Some(7), None],
         lost: vec![("ring-buffer".to_owned(), 3)],
         costs: vec![Cost {
@@ -120,7 +120,7 @@ fn what_the_run_says_of_itself_is_shown_as_of_the_scrape() {
     for line in [
         "ktls_trace_degraded 0",
         "ktls_trace_refused_total 7",
-        r#"ktls_trace_hook_attached{hook="tls_push_sg (return)"} 0"#,
+        r#"ktls_trace_hook_attached{hook="tls_push_sg"} 0"#,
         r#"ktls_trace_lost_total{place="ring-buffer"} 3"#,
         r#"ktls_trace_program_run_seconds_total{hook="tls_push_sg"} 1.5"#,
         r#"ktls_trace_build_info{version="0.1.0",kernel="6.12.0-test"} 1"#,

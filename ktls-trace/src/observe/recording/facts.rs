@@ -33,7 +33,7 @@ pub struct KernelFacts {
 pub struct Served {
     /// What is observed, in words.
     pub observable: String,
-    /// The kernel functions, as `FUNCTION` or `FUNCTION (return)`; none: it can't be seen.
+    /// The kernel functions (in older recordings also as `FUNCTION (return)`); none: it can't be seen.
     pub hooks: Vec<String>,
     /// Why these, or what is lost without.
     pub why: String,

@@ -83,7 +83,7 @@ fn started() -> Body {
         // Not every parser gives this back as it was.
         threshold_ms: 0.1 + 0.2,
         poll_interval_ms: 50.0,
-        hooks: vec!["tls_push_sg (return)".to_owned()],
+        hooks: vec!["tls_push_sg".to_owned()],
         cannot_see: Vec::new(),
     })
 }

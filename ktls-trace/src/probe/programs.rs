@@ -1,0 +1,175 @@
+//! The programs and their links, each of the kind that serves its hook best.
+
+use std::collections::HashMap;
+
+use aya::{
+    Ebpf,
+    programs::{KProbe, ProgramError, ProgramInfo, kprobe::KProbeLinkId},
+};
+
+use super::{
+    armory::Cost,
+    load::{Verified, chain},
+    trampoline::{PREFIX, Trampoline, Trampolines},
+};
+use crate::kernel::plan::{Hook, Kind};
+
+/// The object, with its maps made.
+pub(super) struct Programs {
+    /// What aya made of it: the maps and the kprobes.
+    pub(super) object: Ebpf,
+    /// Those for trampolines; `None`: the object can't be read that way.
+    trampolines: Option<Trampolines>,
+    /// Those of them that are with the kernel, by function.
+    loaded: HashMap<&'static str, Trampoline>,
+    /// The kprobes that are attached, by function.
+    links: HashMap<&'static str, KProbeLinkId>,
+}
+
+impl Programs {
+    /// Of an object whose maps are all still with it.
+    pub(super) fn new(bytes: &[u8], object: Ebpf) -> Self {
+        let trampolines = Trampolines::of(bytes, &object)
+            .inspect_err(|error| tracing::debug!("programs for trampolines: {error}"))
+            .ok();
+        Self {
+            object,
+            trampolines,
+            loaded: HashMap::new(),
+            links: HashMap::new(),
+        }
+    }
+
+    /// Has the kernel verify the program of a hook, unless it did.
+    pub(super) fn load(&mut self, hook: Hook) -> Result<(), ProgramError> {
+        if self.loaded.contains_key(hook.symbol) || self.load_trampoline(hook) {
+            return Ok(());
+        }
+        self.load_kprobe(hook)
+    }
+
+    /// Attaches the program of a hook, unless it is.
+    pub(super) fn attach(&mut self, hook: Hook) -> Result<(), ProgramError> {
+        self.load(hook)?;
+        if let Some(trampoline) = self.loaded.get_mut(hook.symbol) {
+            match trampoline.attach() {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::debug!("{hook}: a kprobe instead of a trampoline: {error}");
+                    self.loaded.remove(hook.symbol);
+                    self.load_kprobe(hook)?;
+                }
+            }
+        }
+        let link = self.kprobe(hook)?.attach(hook.symbol, 0)?;
+        self.links.insert(hook.symbol, link);
+        Ok(())
+    }
+
+    /// Takes it away again.
+    pub(super) fn detach(&mut self, hook: Hook) -> Result<(), ProgramError> {
+        if let Some(trampoline) = self.loaded.get_mut(hook.symbol) {
+            trampoline.detach();
+        }
+        match self.links.remove(hook.symbol) {
+            Some(link) => self.kprobe(hook)?.detach(link),
+            None => Ok(()),
+        }
+    }
+
+    /// How the program of a hook is called, once it is loaded.
+    pub(super) fn kind(&self, hook: Hook) -> &'static str {
+        if self.loaded.contains_key(hook.symbol) {
+            hook.kind.name()
+        } else {
+            Kind::Kprobe.name()
+        }
+    }
+
+    /// What the program of a hook has cost; nothing if the kernel does not count it.
+    pub(super) fn cost(&self, hook: Hook) -> Option<Cost> {
+        let (runs, time) = if let Some(trampoline) = self.loaded.get(hook.symbol) {
+            let (runs, time, _) = trampoline.info().ok()?;
+            (runs, time)
+        } else {
+            let info = self.object.program(hook.symbol)?.info().ok()?;
+            (info.run_count(), info.run_time())
+        };
+        (runs > 0).then(|| Cost {
+            hook: hook.to_string(),
+            runs,
+            time,
+        })
+    }
+
+    /// Has the kernel verify every program, those included that no hook of the plan uses.
+    pub(super) fn verify(&mut self, hooks: &[Hook]) -> Vec<Verified> {
+        let mut verified = Vec::new();
+        for (name, program) in self.object.programs_mut() {
+            let Ok(program) = <&mut KProbe>::try_from(program) else {
+                continue; // for a trampoline
+            };
+            let loaded = program.load().and_then(|()| program.info());
+            verified.push(Verified {
+                program: name.to_owned(),
+                instructions: loaded
+                    .as_ref()
+                    .ok()
+                    .and_then(ProgramInfo::verified_instruction_count),
+                error: loaded.err().map(|error| chain(&error)),
+            });
+        }
+        for hook in hooks {
+            if let (Kind::Fentry(function), Some(trampolines)) = (hook.kind, &self.trampolines) {
+                let program = format!("{PREFIX}{hook}");
+                let loaded = trampolines
+                    .load(&program, function)
+                    .and_then(|trampoline| trampoline.info());
+                verified.push(Verified {
+                    instructions: loaded
+                        .as_ref()
+                        .ok()
+                        .map(|&(_, _, count)| count)
+                        .filter(|&count| count > 0),
+                    error: loaded.err().map(|error| error.to_string()),
+                    program,
+                });
+            }
+        }
+        verified.sort_by(|a, b| a.program.cmp(&b.program));
+        verified
+    }
+
+    /// Has the kernel verify the program for the trampoline of a hook; whether there is one.
+    fn load_trampoline(&mut self, hook: Hook) -> bool {
+        let (Kind::Fentry(function), Some(trampolines)) = (hook.kind, &self.trampolines) else {
+            return false;
+        };
+        match trampolines.load(&format!("{PREFIX}{hook}"), function) {
+            Ok(trampoline) => {
+                self.loaded.insert(hook.symbol, trampoline);
+                true
+            }
+            Err(error) => {
+                tracing::debug!("{hook}: a kprobe instead of a trampoline: {error}");
+                false
+            }
+        }
+    }
+
+    /// Has the kernel verify the kprobe of a hook, unless it did.
+    fn load_kprobe(&mut self, hook: Hook) -> Result<(), ProgramError> {
+        match self.kprobe(hook)?.load() {
+            Err(ProgramError::AlreadyLoaded) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The kprobe of a hook.
+    fn kprobe(&mut self, hook: Hook) -> Result<&mut KProbe, ProgramError> {
+        self.object
+            .program_mut(hook.program)
+            .ok_or(ProgramError::NotLoaded)?
+            .try_into()
+    }
+}
