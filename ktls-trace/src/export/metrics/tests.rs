@@ -43,10 +43,13 @@ fn a_stall_is_counted_where_it_is_now_and_where_it_ended() {
 fn holds_are_counted_by_who_let_them_go() {
     let metrics = metrics(0);
     metrics.hold_ended(&HoldEnded {
+        stall: "a".to_owned(),
+        after_ns: 0,
         verdict: Verdict::CorkedCompletedRecord,
         path: ReleasePath::PersistTimer,
         duration_ns: 208_000_000,
         bytes: Some(16406),
+        records: Some(1),
     });
     let holds = r#"ktls_trace_holds_total{verdict="corked-completed-record",path="persist-timer"}"#;
     assert_eq!(value(&metrics, holds), Some(1.0));
