@@ -3,24 +3,39 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use caps::Capability;
+use tokio::{
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
+    time::{sleep, sleep_until},
+};
 
 use super::Written;
-use crate::{correlate::event::Event, kernel::capabilities};
+use crate::{
+    correlate::{HoldEnded, event::Event},
+    kernel::capabilities,
+};
 
 /// Events that a destination may lag behind before it loses some.
 const QUEUE: usize = 4096;
 /// How long the end of a run waits, each time that it does, for destinations to take what is left.
 const END_WITHIN: Duration = Duration::from_millis(300);
+/// When a destination has to give up what it is about then, so that its losses are still told.
+const GIVES_UP_WITHIN: Duration = Duration::from_millis(250);
+/// Holds that wait in a queue at most: they leave room for events.
+const HOLDS: usize = QUEUE / 2;
 /// How often a queue that has no room is looked at then.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -29,8 +44,36 @@ pub trait Destination: Send + 'static {
     /// What its losses are told under, as `lost` of events has it.
     fn place(&self) -> &'static str;
 
+    /// Which events it is given.
+    fn takes(&self) -> fn(&Event) -> bool {
+        |_| true
+    }
+
+    /// Which capabilities its thread keeps.
+    fn keeps(&self) -> &'static [Capability] {
+        &capabilities::OF_FILES
+    }
+
     /// Writes an event.
     fn write(&mut self, event: &Event) -> Written;
+
+    /// Whether it is given holds that are over, too. One that there is no room for is no loss: `totals` of events have it.
+    fn takes_holds(&self) -> bool {
+        false
+    }
+
+    /// Takes a hold that is over.
+    fn hold_ended(&mut self, _: HoldEnded) {}
+
+    /// When it has something to send, though it is given nothing.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Sends what is due; all that it has, if there is no other time for that.
+    fn send(&mut self, _: &mut Patience) -> Sent {
+        Sent::default()
+    }
 
     /// Opens anew what somebody has moved away.
     ///
@@ -42,11 +85,64 @@ pub trait Destination: Send + 'static {
     }
 }
 
+/// What became of what a destination had to send.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// How much of it is lost.
+    pub lost: u64,
+    /// What there is to say about it.
+    pub said: Option<Report>,
+}
+
+/// How long a destination may take to send what it has.
+#[derive(Debug)]
+pub struct Patience {
+    /// When it has to be done, once the run ends.
+    end: watch::Receiver<Option<Instant>>,
+    /// Whether there is no other time.
+    pub last: bool,
+}
+
+impl Patience {
+    /// What a future comes to within a limit, unless the run ends before.
+    pub async fn wait<T>(&mut self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = future => Some(done),
+            () = sleep(limit) => None,
+            () = self.over() => None,
+        }
+    }
+
+    /// Waits until it has to be done.
+    async fn over(&mut self) {
+        loop {
+            let end = *self.end.borrow_and_update();
+            let over = async {
+                match end {
+                    Some(end) => sleep_until(end.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(over);
+            tokio::select! {
+                () = &mut over => return,
+                changed = self.end.changed() => if changed.is_err() {
+                    // It is told nothing any more, as after a reload.
+                    return over.await;
+                },
+            }
+        }
+    }
+}
+
 /// Something that a destination has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// It loses events, or can't do as told: why.
     Trouble(String),
+    /// It works again.
+    Again(String),
     /// Nobody reads what it writes any more.
     ReaderGone(&'static str),
 }
@@ -117,7 +213,20 @@ impl Outlets {
         }
         let event = Arc::new(event.clone());
         for outlet in &self.each {
-            outlet.offer(Order::Write(Arc::clone(&event)), self.ending);
+            if (outlet.takes)(&event) {
+                outlet.offer(Order::Write(Arc::clone(&event)), self.ending);
+            }
+        }
+    }
+
+    /// Hands a hold that is over to those that want it.
+    pub fn hold_ended(&self, hold: &HoldEnded) {
+        for outlet in self.each.iter().filter(|outlet| outlet.takes_holds) {
+            let waiting = &outlet.shared.holds;
+            if waiting.load(Ordering::Relaxed) < HOLDS {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                outlet.offer(Order::HoldEnded(hold.clone()), None);
+            }
         }
     }
 
@@ -155,18 +264,32 @@ impl Outlets {
 
     /// From now on a destination without room is waited for a moment: there is nothing left to delay.
     pub fn patient(&mut self) {
-        self.ending = Some(Instant::now() + END_WITHIN);
+        let end = Instant::now() + END_WITHIN;
+        self.ending = Some(end);
+        self.hurry(end);
+    }
+
+    /// Says when everybody has to be done.
+    fn hurry(&self, end: Instant) {
+        for outlet in &self.each {
+            outlet.end.send_replace(Some(end));
+        }
     }
 
     /// Waits until each has written what it was given, or has had its time for that.
     pub fn flush(&mut self) {
-        let end = Instant::now() + END_WITHIN;
+        let now = Instant::now();
+        let end = now + END_WITHIN;
+        if self.ending.is_some() {
+            self.hurry(now + GIVES_UP_WITHIN);
+        }
         let written: Vec<_> = self
             .each
             .iter()
             .map(|outlet| {
                 let (done, written) = mpsc::sync_channel(1);
-                outlet.offer(Order::Flush(done), self.ending);
+                let last = self.ending.is_some();
+                outlet.offer(Order::Flush { done, last }, self.ending);
                 written
             })
             .collect();
@@ -201,6 +324,12 @@ impl Outlets {
 struct Outlet {
     /// What its losses are told under.
     place: &'static str,
+    /// Which events it is given.
+    takes: fn(&Event) -> bool,
+    /// Whether it is given holds.
+    takes_holds: bool,
+    /// When it has to be done, once the run ends.
+    end: watch::Sender<Option<Instant>>,
     /// Orders to its thread.
     orders: SyncSender<Order>,
     /// What both sides look at.
@@ -218,6 +347,8 @@ struct Shared {
     lost: AtomicU64,
     /// Whether the queue had no room for the last event.
     full: AtomicBool,
+    /// Holds in the queue.
+    holds: AtomicUsize,
     /// Whether it is to be opened anew.
     reopen: AtomicBool,
 }
@@ -226,8 +357,14 @@ struct Shared {
 enum Order {
     /// Write this.
     Write(Arc<Event>),
+    /// Take this.
+    HoldEnded(HoldEnded),
     /// Say when all before this is written.
-    Flush(SyncSender<()>),
+    Flush {
+        done: SyncSender<()>,
+        /// Whether the run ends.
+        last: bool,
+    },
     /// Look whether there is something else to do.
     Wake,
 }
@@ -238,19 +375,28 @@ impl Outlet {
         report: UnboundedSender<Report>,
     ) -> std::io::Result<Self> {
         let place = destination.place();
+        let (takes, takes_holds) = (destination.takes(), destination.takes_holds());
         let (orders, taken) = mpsc::sync_channel(QUEUE);
-        let (end, ended) = mpsc::sync_channel(1);
+        let (alive, ended) = mpsc::sync_channel(1);
+        let (end, ends) = watch::channel(None);
         let shared = Arc::new(Shared::default());
         let (with, say) = (Arc::clone(&shared), report.clone());
         thread::Builder::new()
             .name(place.to_owned())
             .spawn(move || {
-                capabilities::keep_only(&capabilities::OF_FILES);
-                serve(destination, &taken, &with, &say);
-                drop(end);
+                capabilities::keep_only(destination.keeps());
+                let patience = Patience {
+                    end: ends,
+                    last: false,
+                };
+                serve(destination, &taken, &with, &say, patience);
+                drop(alive);
             })?;
         Ok(Self {
             place,
+            takes,
+            takes_holds,
+            end,
             orders,
             shared,
             report,
@@ -271,8 +417,12 @@ impl Outlet {
                     thread::sleep(LOOK_AGAIN);
                 }
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
-                    if matches!(back, Order::Write(_)) {
-                        self.lose();
+                    match back {
+                        Order::Write(_) => self.lose(),
+                        Order::HoldEnded(_) => {
+                            self.shared.holds.fetch_sub(1, Ordering::Relaxed);
+                        }
+                        Order::Flush { .. } | Order::Wake => {}
                     }
                     return;
                 }
@@ -300,12 +450,30 @@ fn serve(
     orders: &Receiver<Order>,
     shared: &Shared,
     report: &UnboundedSender<Report>,
+    mut patience: Patience,
 ) {
     let say = |said| {
         // Nobody listens any more at the very end.
         let _ended = report.send(said);
     };
-    while let Ok(order) = orders.recv() {
+    let mut send = |destination: &mut dyn Destination, last| {
+        patience.last = last;
+        let Sent { lost, said } = destination.send(&mut patience);
+        shared.lost.fetch_add(lost, Ordering::Relaxed);
+        said.into_iter().for_each(say);
+    };
+    loop {
+        let order = match destination.due() {
+            Some(due) => match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) => Order::Wake,
+                Err(RecvTimeoutError::Disconnected) => break,
+            },
+            None => match orders.recv() {
+                Ok(order) => order,
+                Err(_) => break,
+            },
+        };
         if shared.reopen.swap(false, Ordering::Acquire)
             && let Err(why) = destination.reopen()
         {
@@ -328,13 +496,24 @@ fn serve(
                     return;
                 }
             },
-            Order::Flush(done) => {
+            Order::HoldEnded(hold) => {
+                shared.holds.fetch_sub(1, Ordering::Relaxed);
+                destination.hold_ended(hold);
+            }
+            Order::Flush { done, last } => {
+                if last {
+                    send(&mut *destination, true);
+                }
                 // Whoever asked may have stopped waiting.
                 let _gone = done.send(());
             }
             Order::Wake => {}
         }
+        if destination.due().is_some_and(|due| due <= Instant::now()) {
+            send(&mut *destination, false);
+        }
     }
+    send(&mut *destination, true);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod tls_stat;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use prometheus_client::{
@@ -114,6 +115,8 @@ struct Owner {
 /// The metrics of a run.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Since when they count.
+    since: SystemTime,
     /// All of them.
     registry: Registry,
     /// Stalls opened.
@@ -212,6 +215,7 @@ impl Metrics {
         );
         from_the_start(&closed, &holds);
         Self {
+            since: SystemTime::now(),
             registry,
             opened,
             closed,
@@ -224,6 +228,11 @@ impl Metrics {
             processes: Mutex::default(),
             bounds: Mutex::new(bounds),
         }
+    }
+
+    /// Since when they count.
+    pub fn since(&self) -> SystemTime {
+        self.since
     }
 
     /// Goes by other bounds; a process that has a series keeps it.
