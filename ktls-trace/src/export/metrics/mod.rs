@@ -150,6 +150,15 @@ pub struct Bounds {
     pub most_processes: usize,
 }
 
+/// A label's value as the text format has it: what writes labels leaves that to us. Anybody can give a process any name
+/// (`PR_SET_NAME`).
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', r"\\")
+        .replace('"', r#"\""#)
+        .replace('\n', r"\n")
+}
+
 /// Puts the series at 0 that alerts and rates look at: Prometheus sees no increase in a series that begins with its first
 /// count, so the only stall of a day would pass unseen.
 fn from_the_start(closed: &Family<Kind, Counter>, holds: &Family<Release, Counter>) {
@@ -289,7 +298,11 @@ impl Metrics {
         let known = processes.contains(&comm)
             || (processes.len() < most_processes && processes.insert(comm.clone()));
         let owner = Owner {
-            comm: if known { comm } else { OTHER.to_owned() },
+            comm: if known {
+                escaped(&comm)
+            } else {
+                OTHER.to_owned()
+            },
             verdict: kind.verdict.clone(),
         };
         self.owners.get_or_create(&owner).inc();

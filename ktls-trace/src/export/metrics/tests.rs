@@ -105,6 +105,18 @@ fn processes_have_a_series_only_if_wanted_and_no_more_than_that() {
 }
 
 #[test]
+fn a_process_may_be_called_anything() {
+    let metrics = metrics(1);
+    let mut event = stall_event(Name::StallClosed, "a", Verdict::Nagle, None);
+    if let Body::Stall(stall) = &mut event.body {
+        stall.process.as_mut().unwrap().comm = Some("a\"} 1\nb\\".to_owned());
+    }
+    metrics.event(&event);
+    let series = r#"ktls_trace_process_stalls_total{comm="a\"} 1\nb\\",verdict="nagle"}"#;
+    assert_eq!(value(&metrics, series), Some(1.0));
+}
+
+#[test]
 fn what_the_run_says_of_itself_is_shown_as_of_the_scrape() {
     let metrics = metrics(0);
     let live = Live {
