@@ -17,13 +17,17 @@ use super::{
 /// What the run itself can go by anew.
 const RUN: [&str; 5] = ["threshold", "poll-interval", "pid", "port", "netns"];
 /// Options of the destinations of events.
-const OUTLETS: [&str; 6] = [
+const OUTLETS: [&str; 10] = [
     "output",
     "format",
     "output-rotate",
     "output-keep",
     "output-sync",
     "journal",
+    "otlp",
+    "otlp-traces",
+    "otlp-metrics",
+    "otlp-interval",
 ];
 /// Options of what is served over HTTP.
 const HTTP: [&str; 2] = ["metrics-listen", "metrics-processes"];
@@ -80,7 +84,9 @@ fn apply(
     };
     // First everything that can go wrong.
     let asking = exports.asking();
-    let destinations = any(&OUTLETS).then(|| args.destinations()).transpose()?;
+    let destinations = any(&OUTLETS)
+        .then(|| args.destinations(metrics, &asking))
+        .transpose()?;
     let missing = |addresses: &[Address], others: &[Address]| -> Vec<Address> {
         let new = addresses.iter().filter(|address| !others.contains(address));
         new.cloned().collect()

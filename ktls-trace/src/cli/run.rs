@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use clap::ArgAction;
+use clap::{ArgAction, ArgGroup};
 use ktls_trace::{
     correlate,
     export::{
@@ -26,6 +26,7 @@ use ktls_trace_common::filter::Filter;
 
 use super::{
     cannot,
+    otlp::Otlp,
     output::Output,
     reload::Reloader,
     units::{parse_netns, parse_positive_time, parse_size, parse_time},
@@ -34,6 +35,8 @@ use super::{
 /// Watch this host until stopped; report stalls
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
+#[command(group(ArgGroup::new("metrics").multiple(true).args(["metrics_listen", "otlp", "otlp_metrics"])))]
+#[command(group(ArgGroup::new("pushes").multiple(true).args(["otlp", "otlp_metrics"])))]
 pub(crate) struct Args {
     /// Take options from this file (TOML, see `ktls-trace config default`), then from the environment as
     /// `KTLS_TRACE_OPTION`, then from here
@@ -58,8 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Vec<Address>,
     /// Count stalls by name of the process as well, for so many names at most; further ones are `other`
-    #[arg(long, default_value_t = 0, requires = "metrics_listen", value_name = "NUMBER")]
+    #[arg(long, default_value_t = 0, requires = "metrics", value_name = "NUMBER")]
     metrics_processes: usize,
+    #[command(flatten)]
+    otlp: Otlp,
     /// Record everything that is observed in this new file, for `ktls-trace replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -174,7 +179,11 @@ impl Args {
     }
 
     /// Where events go.
-    pub(super) fn destinations(&self) -> anyhow::Result<Vec<Box<dyn Destination>>> {
+    pub(super) fn destinations(
+        &self,
+        metrics: &Arc<Metrics>,
+        asking: &Asking,
+    ) -> anyhow::Result<Vec<Box<dyn Destination>>> {
         let keeping = Keeping {
             rotate_bytes: self.output_rotate,
             old_files: self.output_keep,
@@ -185,6 +194,8 @@ impl Args {
         if self.journal {
             destinations.push(Box::new(Journal::open()?));
         }
+        let collectors = self.otlp.destinations(metrics, asking);
+        destinations.extend(collectors.map_err(cannot_start)?);
         Ok(destinations)
     }
 
@@ -218,7 +229,7 @@ impl Args {
     /// Everything that is told, and where it can be asked for.
     fn exports(&self, metrics: &Arc<Metrics>) -> anyhow::Result<(Exports, Vec<Address>)> {
         let mut exports = Exports::counting(Arc::clone(metrics));
-        let destinations = self.destinations()?;
+        let destinations = self.destinations(metrics, &exports.asking())?;
         let sockets = listen(&self.metrics_listen)?;
         let address = |socket: &Listening| socket.address().clone();
         let serves = sockets.iter().map(address).collect();

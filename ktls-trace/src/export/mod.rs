@@ -5,6 +5,8 @@ mod http;
 mod journal;
 mod lines;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod outlet;
 mod stream;
 
