@@ -36,6 +36,8 @@ const END_WITHIN: Duration = Duration::from_millis(300);
 const GIVES_UP_WITHIN: Duration = Duration::from_millis(250);
 /// Holds that wait in a queue at most: they leave room for events.
 const HOLDS: usize = QUEUE / 2;
+/// How much longer it is waited for then: it will be done, but on a busy machine not at once.
+const LATE_BY: Duration = Duration::from_millis(700);
 /// How often a queue that has no room is looked at then.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -68,6 +70,11 @@ pub trait Destination: Send + 'static {
     /// When it has something to send, though it is given nothing.
     fn due(&self) -> Option<Instant> {
         None
+    }
+
+    /// Whether it gives up what it is about as [`Patience`] says, so that its losses can be waited for.
+    fn gives_up(&self) -> bool {
+        false
     }
 
     /// Sends what is due; all that it has, if there is no other time for that.
@@ -290,10 +297,11 @@ impl Outlets {
                 let (done, written) = mpsc::sync_channel(1);
                 let last = self.ending.is_some();
                 outlet.offer(Order::Flush { done, last }, self.ending);
-                written
+                let gives_up = last && outlet.gives_up;
+                (written, if gives_up { end + LATE_BY } else { end })
             })
             .collect();
-        for written in written {
+        for (written, end) in written {
             // One that hangs is left behind.
             let _hangs = written.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
@@ -328,6 +336,8 @@ struct Outlet {
     takes: fn(&Event) -> bool,
     /// Whether it is given holds.
     takes_holds: bool,
+    /// Whether it gives up in time.
+    gives_up: bool,
     /// When it has to be done, once the run ends.
     end: watch::Sender<Option<Instant>>,
     /// Orders to its thread.
@@ -376,6 +386,7 @@ impl Outlet {
     ) -> std::io::Result<Self> {
         let place = destination.place();
         let (takes, takes_holds) = (destination.takes(), destination.takes_holds());
+        let gives_up = destination.gives_up();
         let (orders, taken) = mpsc::sync_channel(QUEUE);
         let (alive, ended) = mpsc::sync_channel(1);
         let (end, ends) = watch::channel(None);
@@ -396,6 +407,7 @@ impl Outlet {
             place,
             takes,
             takes_holds,
+            gives_up,
             end,
             orders,
             shared,
@@ -598,6 +610,10 @@ mod tests {
                 self.since = Instant::now();
             }
             self.holds += 1;
+        }
+
+        fn gives_up(&self) -> bool {
+            true
         }
 
         fn due(&self) -> Option<Instant> {

@@ -10,7 +10,7 @@ mod victoria_metrics;
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::BufReader,
+    io::{BufReader, Read as _},
     net::TcpListener,
     ops::ControlFlow,
     path::Path,
@@ -188,22 +188,29 @@ fn many_that_close_at_once_at_the_end_all_arrive() {
     assert_eq!(ids.len(), 1000);
 }
 
-/// Tells an episode to a collector that is in trouble, and ends; what was lost and said.
-fn in_trouble(url: &str) -> (u64, Vec<Report>) {
+/// How many episodes a collector in trouble is told.
+const TOLD: u64 = 5;
+
+/// Tells episodes to a collector that is in trouble, and ends once it was tried; what was lost and said.
+fn in_trouble(url: &str, tried: impl FnOnce()) -> (u64, Vec<Report>) {
     let outputs = recorded(CORKED);
     let outlets = outlets(url);
     let begun = Instant::now();
-    for _ in 0..20 {
+    for _ in 0..TOLD {
         tell(&outlets, &outputs);
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "it is held up");
-    // Long enough for a first attempt.
-    std::thread::sleep(Duration::from_millis(1500));
+    tried();
     let begun = Instant::now();
     let told = end(outlets);
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(2), "its end takes {took:?}");
     told
+}
+
+/// Long enough for a first attempt.
+fn soon() {
+    std::thread::sleep(Duration::from_millis(1500));
 }
 
 /// What was said is one line of trouble with these words.
@@ -220,8 +227,8 @@ fn is_told(said: &[Report], words: &str) {
 
 #[test]
 fn where_nobody_listens_everything_is_lost_and_counted() {
-    let (lost, said) = in_trouble(&nobody());
-    assert_eq!(lost, 20);
+    let (lost, said) = in_trouble(&nobody(), soon);
+    assert_eq!(lost, TOLD);
     is_told(&said, "refused");
 }
 
@@ -229,16 +236,23 @@ fn where_nobody_listens_everything_is_lost_and_counted() {
 fn who_never_answers_holds_nothing_up_and_what_he_was_given_is_counted() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let (lost, said) = in_trouble(&url);
-    assert_eq!(lost, 20);
+    let mut kept = None;
+    let (lost, said) = in_trouble(&url, || {
+        let (mut given, _) = silent.accept().unwrap();
+        given.read_exact(&mut [0; 16]).unwrap();
+        // The connection stays open, and unanswered.
+        kept = Some(given);
+    });
+    drop(kept);
+    assert_eq!(lost, TOLD);
     is_told(&said, "no answer in time");
 }
 
 #[test]
 fn who_does_not_want_them_is_not_asked_again() {
     let collector = Collector::start(Kind::Answers(500));
-    let (lost, said) = in_trouble(&collector.traces());
-    assert_eq!(lost, 20);
+    let (lost, said) = in_trouble(&collector.traces(), soon);
+    assert_eq!(lost, TOLD);
     is_told(&said, "it answers 500 Internal Server Error (out of order)");
     assert_eq!(collector.requests(), 1);
 }
@@ -246,7 +260,7 @@ fn who_does_not_want_them_is_not_asked_again() {
 #[test]
 fn what_a_collector_refuses_of_a_batch_is_counted() {
     let collector = Collector::start(Kind::Refuses(3));
-    let (lost, said) = in_trouble(&collector.traces());
+    let (lost, said) = in_trouble(&collector.traces(), soon);
     assert_eq!(lost, 3);
     is_told(&said, "too long");
 }

@@ -138,6 +138,10 @@ impl Destination for Pushes {
         Written::Yes
     }
 
+    fn gives_up(&self) -> bool {
+        true
+    }
+
     fn due(&self) -> Option<Instant> {
         self.due
     }

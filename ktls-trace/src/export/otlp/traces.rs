@@ -161,6 +161,10 @@ impl Destination for Traces {
         self.open.hold_ended(hold);
     }
 
+    fn gives_up(&self) -> bool {
+        true
+    }
+
     fn due(&self) -> Option<Instant> {
         (!self.closed.is_empty()).then_some(self.due)
     }

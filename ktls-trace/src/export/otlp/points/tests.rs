@@ -139,6 +139,29 @@ fn counters_say_since_when_and_what_the_kernel_counts_does_not() {
     assert_eq!(units, ["s", "By"]);
 }
 
+/// What `normalizeName` of Prometheus's `otlptranslator` does: it takes names apart at underscores, appends the unit unless it is
+/// among the parts, moves `total` of a counter to the end, and appends `ratio` to a gauge with unit `1`.
+#[test]
+fn names_are_such_that_prometheus_leaves_them_as_they_are() {
+    for Metric {
+        name, unit, data, ..
+    } in of(FIXTURE, span()).unwrap()
+    {
+        let parts: Vec<_> = name.split('_').collect();
+        assert!(parts.iter().all(|part| !part.is_empty()), "{name}");
+        let is_counter = matches!(data, Some(Data::Sum(_)));
+        let totals = parts.iter().filter(|part| **part == "total").count();
+        assert_eq!(totals, usize::from(is_counter), "{name}");
+        assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+        match unit.as_str() {
+            "" => {}
+            "s" => assert!(parts.contains(&"seconds"), "{name}"),
+            "By" => assert!(parts.contains(&"bytes"), "{name}"),
+            other => panic!("{name}: {other}"),
+        }
+    }
+}
+
 #[test]
 fn labels_may_have_anything_in_them() {
     let text = "# HELP a A.\n# TYPE a counter\na_total{b=\"x\\\"},y \\\\ \\n\",c=\"\"} 2\n# EOF\n";
