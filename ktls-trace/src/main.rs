@@ -23,7 +23,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(cli::run::Args),
+    Run(Box<cli::run::Args>),
     Replay(cli::replay::Args),
     Status(cli::status::Args),
     Snapshot(cli::snapshot::Args),

@@ -297,6 +297,43 @@ fn a_file_that_is_wrong_is_named_with_line_and_column_by_run_and_by_check() {
     std::fs::remove_file(&file).unwrap();
 }
 
+/// A binary has the options or not, but what it does with them is said in one place each.
+#[test]
+fn an_endpoint_that_can_not_be_used_is_named_wherever_it_comes_from() {
+    let (url, why) = if cfg!(feature = "otlp") {
+        ("https://collector:4318", "https is not spoken")
+    } else {
+        ("http://collector:4318", "without the feature otlp")
+    };
+    let file = std::env::temp_dir().join(format!("ktls-trace-otlp-{}", std::process::id()));
+    let path = file.to_str().unwrap();
+    for option in ["otlp", "otlp-traces", "otlp-metrics"] {
+        let output = ktls_trace(&["run", &format!("--{option}"), url]);
+        assert_eq!(output.status.code(), Some(2));
+        let text = String::from_utf8(output.stderr).unwrap();
+        let line = text.lines().next().unwrap();
+        assert!(
+            line.contains(&format!("--{option} ")) && line.contains(why),
+            "{text}"
+        );
+
+        std::fs::write(&file, format!("# fine\n{option} = \"{url}\"\n")).unwrap();
+        let output = ktls_trace(&["config", "check", path]);
+        assert_eq!(output.status.code(), Some(2));
+        let line = only_line(&output);
+        assert!(
+            line.contains(&format!("{path}:2:")) && line.contains(why),
+            "{line}"
+        );
+    }
+    std::fs::remove_file(&file).unwrap();
+    // What says how often is nothing without where to.
+    let output = ktls_trace(&["run", "--otlp-interval", "5s"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("--otlp-metrics <URL>"), "{text}");
+}
+
 #[test]
 fn manual_pages_and_completions_are_of_this_command_line() {
     let page = ktls_trace(&["man"]);

@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod command;
+mod consumers;
 mod demo_verb;
 mod dist;
 mod ebpf;

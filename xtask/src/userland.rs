@@ -18,8 +18,8 @@ use serde::Deserialize;
 use tar::{Archive, EntryType};
 
 use crate::{
-    apt::{Mirrors, Suite, fetched},
-    command, dist,
+    apt::{Mirrors, Suite},
+    command, consumers, dist,
     guest_image::{Extra, Lower},
     initramfs,
     place::Place,
@@ -78,7 +78,7 @@ pub(crate) struct Userlands {
 }
 
 impl Userlands {
-    /// These releases with our package, Prometheus, and what lies beside the scenarios in `debian`.
+    /// These releases with our package, what consumes what it exports, and what lies beside the scenarios in `debian`.
     pub(crate) fn prepare(
         place: &Place,
         releases: &BTreeSet<Release>,
@@ -87,14 +87,18 @@ impl Userlands {
         if releases.is_empty() {
             return Ok(Self::default());
         }
-        let prometheus = fetched(place, "prometheus", "prometheus", &["bookworm", "trixie"])?;
-        let mut put = vec![
-            (dist::deb(place)?, "/root/ktls-trace.deb".to_owned()),
-            (
-                prometheus.join("usr/bin/prometheus"),
-                "/usr/bin/prometheus".to_owned(),
-            ),
-        ];
+        let mut put = vec![(dist::deb(place)?, "/root/ktls-trace.deb".to_owned())];
+        let (prometheus, store) = (
+            consumers::prometheus(place)?,
+            consumers::victoria_metrics(place)?,
+        );
+        for (folder, program) in [
+            (&prometheus, "prometheus"),
+            (&store, "victoria-metrics"),
+            (&store, "vmalert"),
+        ] {
+            put.push((folder.join(program), format!("/usr/bin/{program}")));
+        }
         let directory = scenarios.join("debian");
         let files =
             fs::read_dir(&directory).with_context(|| format!("listing {}", directory.display()))?;

@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod confirm;
 pub(crate) mod doctor;
 pub(crate) mod manual;
+pub(crate) mod otlp;
 pub(crate) mod output;
 pub(crate) mod reload;
 pub(crate) mod replay;

@@ -1,11 +1,11 @@
 //! What SIGHUP means for the options of `run`: the file is read again, and what may change while a run goes on does. All
 //! of it or nothing: if something is wrong, everything stays as it was.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, sync::Arc};
 
 use ktls_trace::{
     correlate::event::{Changed, Reloaded},
-    export::{Address, Exports},
+    export::{Address, Exports, metrics::Metrics},
     watch::Reload,
 };
 
@@ -17,13 +17,17 @@ use super::{
 /// What the run itself can go by anew.
 const RUN: [&str; 5] = ["threshold", "poll-interval", "pid", "port", "netns"];
 /// Options of the destinations of events.
-const OUTLETS: [&str; 6] = [
+const OUTLETS: [&str; 10] = [
     "output",
     "format",
     "output-rotate",
     "output-keep",
     "output-sync",
     "journal",
+    "otlp",
+    "otlp-traces",
+    "otlp-metrics",
+    "otlp-interval",
 ];
 /// Options of what is served over HTTP.
 const HTTP: [&str; 2] = ["metrics-listen", "metrics-processes"];
@@ -34,12 +38,18 @@ pub(super) struct Reloader {
     given: Vec<OsString>,
     /// The same with its layers, as they count now.
     words: Vec<OsString>,
+    /// What is counted.
+    metrics: Arc<Metrics>,
 }
 
 impl Reloader {
     /// Of a run with this command line, without and with its layers.
-    pub(super) fn new(given: Vec<OsString>, words: Vec<OsString>) -> Self {
-        Self { given, words }
+    pub(super) fn new(given: Vec<OsString>, words: Vec<OsString>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            given,
+            words,
+            metrics,
+        }
     }
 
     /// Reads them, changes exports, and says what else there is to do; nothing if none has changed.
@@ -51,7 +61,7 @@ impl Reloader {
         if changed.is_empty() {
             return Ok(None);
         }
-        let reload = apply(&before, &args, changed, exports);
+        let reload = apply(&before, &args, changed, exports, &self.metrics);
         let reload = reload.map_err(|error| error.to_string())?;
         self.words = words;
         Ok(Some(reload))
@@ -64,6 +74,7 @@ fn apply(
     args: &Args,
     changed: Vec<Changed>,
     exports: &mut Exports,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Reload> {
     let options = args.options(false)?;
     let any = |names: &[&str]| {
@@ -72,7 +83,10 @@ fn apply(
             .any(|change| names.contains(&&*change.option))
     };
     // First everything that can go wrong.
-    let destinations = any(&OUTLETS).then(|| args.destinations()).transpose()?;
+    let asking = exports.asking();
+    let destinations = any(&OUTLETS)
+        .then(|| args.destinations(metrics, &asking))
+        .transpose()?;
     let missing = |addresses: &[Address], others: &[Address]| -> Vec<Address> {
         let new = addresses.iter().filter(|address| !others.contains(address));
         new.cloned().collect()
@@ -80,13 +94,13 @@ fn apply(
     let (before, now) = (before.metrics_listen(), args.metrics_listen());
     let opened = run::listen(&missing(now, before))?;
     if exports.http.is_none() {
-        exports.http = args.serve(opened)?;
+        exports.http = Args::serve(opened, metrics, asking)?;
     } else if let Some(http) = exports.http.as_ref().filter(|_| !now.is_empty()) {
         http.go_by(&missing(before, now), opened);
-        http.bound(args.bounds());
     } else {
         exports.http = None;
     }
+    metrics.go_by(args.bounds());
     if let Some(destinations) = destinations {
         let replaced = exports.outlets.replace(destinations);
         replaced.map_err(run::cannot_start)?;

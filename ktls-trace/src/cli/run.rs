@@ -5,15 +5,17 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{anyhow, bail};
-use clap::ArgAction;
+use clap::{ArgAction, ArgGroup};
 use ktls_trace::{
     correlate,
     export::{
-        Address, Destination, Exports, Http, Journal, Keeping, ListenError, Listening, Outlets,
+        Address, Asking, Destination, Exports, Http, Journal, Keeping, ListenError, Listening,
+        Outlets,
         metrics::{Bounds, Metrics},
     },
     kernel::{self, btf, namespaces::Which, netns, plan::Probes, without},
@@ -24,14 +26,17 @@ use ktls_trace_common::filter::Filter;
 
 use super::{
     cannot,
+    otlp::Otlp,
     output::Output,
     reload::Reloader,
-    units::{parse_netns, parse_size, parse_time},
+    units::{parse_netns, parse_positive_time, parse_size, parse_time},
 };
 
 /// Watch this host until stopped; report stalls
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
+#[command(group(ArgGroup::new("metrics").multiple(true).args(["metrics_listen", "otlp", "otlp_metrics"])))]
+#[command(group(ArgGroup::new("pushes").multiple(true).args(["otlp", "otlp_metrics"])))]
 pub(crate) struct Args {
     /// Take options from this file (TOML, see `ktls-trace config default`), then from the environment as
     /// `KTLS_TRACE_OPTION`, then from here
@@ -56,13 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Vec<Address>,
     /// Count stalls by name of the process as well, for so many names at most; further ones are `other`
-    #[arg(
-        long,
-        default_value_t = 0,
-        requires = "metrics_listen",
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 0, requires = "metrics", value_name = "NUMBER")]
     metrics_processes: usize,
+    #[command(flatten)]
+    otlp: Otlp,
     /// Record everything that is observed in this new file, for `ktls-trace replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -141,7 +143,8 @@ pub(crate) fn run(
         Ok(recorder) => recorder,
         Err(error) => return cannot("run", &error),
     };
-    let (exports, serves) = match args.exports() {
+    let metrics = Arc::new(Metrics::new(&kernel::facts::release(), args.bounds()));
+    let (exports, serves) = match args.exports(&metrics) {
         Ok(exports) => exports,
         Err(error) => return cannot("run", &error),
     };
@@ -158,7 +161,7 @@ pub(crate) fn run(
             eprintln!("ktls-trace: metrics, health, stalls and events at {address}");
         }
     };
-    let mut reloader = Reloader::new(given, words);
+    let mut reloader = Reloader::new(given, words, metrics);
     let reread = Box::new(move |exports: &mut Exports| reloader.reread(exports));
     match runtime.block_on(watch::run(options, exports, recorder, reread, ready)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -176,7 +179,11 @@ impl Args {
     }
 
     /// Where events go.
-    pub(super) fn destinations(&self) -> anyhow::Result<Vec<Box<dyn Destination>>> {
+    pub(super) fn destinations(
+        &self,
+        metrics: &Arc<Metrics>,
+        asking: &Asking,
+    ) -> anyhow::Result<Vec<Box<dyn Destination>>> {
         let keeping = Keeping {
             rotate_bytes: self.output_rotate,
             old_files: self.output_keep,
@@ -187,6 +194,8 @@ impl Args {
         if self.journal {
             destinations.push(Box::new(Journal::open()?));
         }
+        let collectors = self.otlp.destinations(metrics, asking);
+        destinations.extend(collectors.map_err(cannot_start)?);
         Ok(destinations)
     }
 
@@ -204,25 +213,29 @@ impl Args {
     }
 
     /// Serves over HTTP there, unless there is no such place.
-    pub(super) fn serve(&self, sockets: Vec<Listening>) -> anyhow::Result<Option<Http>> {
+    pub(super) fn serve(
+        sockets: Vec<Listening>,
+        metrics: &Arc<Metrics>,
+        asking: Asking,
+    ) -> anyhow::Result<Option<Http>> {
         if sockets.is_empty() {
             return Ok(None);
         }
-        let metrics = Metrics::new(&kernel::facts::release(), self.bounds());
-        Http::start(sockets, metrics)
+        Http::start(sockets, Arc::clone(metrics), asking)
             .map(Some)
             .map_err(cannot_start)
     }
 
     /// Everything that is told, and where it can be asked for.
-    fn exports(&self) -> anyhow::Result<(Exports, Vec<Address>)> {
-        let destinations = self.destinations()?;
+    fn exports(&self, metrics: &Arc<Metrics>) -> anyhow::Result<(Exports, Vec<Address>)> {
+        let mut exports = Exports::counting(Arc::clone(metrics));
+        let destinations = self.destinations(metrics, &exports.asking())?;
         let sockets = listen(&self.metrics_listen)?;
         let address = |socket: &Listening| socket.address().clone();
         let serves = sockets.iter().map(address).collect();
-        let http = self.serve(sockets)?;
-        let outlets = Outlets::start(destinations).map_err(cannot_start)?;
-        Ok((Exports { outlets, http }, serves))
+        exports.http = Self::serve(sockets, metrics, exports.asking())?;
+        exports.outlets = Outlets::start(destinations).map_err(cannot_start)?;
+        Ok((exports, serves))
     }
 
     /// What the run goes by.
@@ -273,13 +286,4 @@ pub(super) fn listen(addresses: &[Address]) -> Result<Vec<Listening>, ListenErro
 /// A time that can be compared with the kernel's.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// As [`parse_time`], but between 1 ms and an hour.
-fn parse_positive_time(text: &str) -> Result<Duration, String> {
-    let time = parse_time(text)?;
-    if time < Duration::from_millis(1) || time > Duration::from_hours(1) {
-        return Err(format!("{text} is not between 1ms and 1h"));
-    }
-    Ok(time)
 }

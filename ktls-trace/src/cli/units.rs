@@ -47,12 +47,22 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_out_of_range| wrong())
 }
 
+/// As [`parse_time`], but between 1 ms and an hour.
+pub(crate) fn parse_positive_time(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time < Duration::from_millis(1) || time > Duration::from_hours(1) {
+        return Err(format!("{text} is not between 1ms and 1h"));
+    }
+    Ok(time)
+}
+
 fn split_unit(text: &str) -> (&str, &str) {
     text.split_at(
         text.find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(text.len()),
     )
 }
+
 /// `all`, `self`, or a network namespace by its file or its name in [`NAMED`].
 pub(crate) fn parse_netns(text: &str) -> Result<Which, String> {
     match text {

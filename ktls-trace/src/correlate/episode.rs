@@ -86,6 +86,11 @@ impl Episode {
         }
     }
 
+    /// How long ago its first byte was held.
+    pub(super) fn age_ns(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_sub(self.since_ns)
+    }
+
     /// Notes how far the socket has come.
     pub(super) fn progress(&mut self, snd_nxt: Option<u32>) {
         if let (Some(before), Some(now)) = (self.snd_nxt, snd_nxt) {

@@ -362,7 +362,8 @@ pub struct Stopped {
     /// … of which with `MSG_MORE`; null with `records`.
     #[schemars(extend("x-unit" = "records"))]
     pub records_with_msg_more: Option<u64>,
-    /// Losses by place: those of `lost`, and of destinations of events: `output`, `journal`.
+    /// Losses by place: those of `lost`, and of destinations: `output`, `journal`, `otlp-traces` (stalls),
+    /// `otlp-metrics` (times that metrics were sent in vain).
     pub lost: BTreeMap<String, u64>,
 }
 

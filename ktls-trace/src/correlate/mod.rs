@@ -70,8 +70,12 @@ pub enum Output {
 }
 
 /// A hold of an open episode that is over, however short it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldEnded {
+    /// Names the episode, as its events do.
+    pub stall: String,
+    /// How far into the episode it ended, in nanoseconds after the first byte that was held.
+    pub after_ns: u64,
     /// What held the bytes back.
     pub verdict: Verdict,
     /// Who let them go.
@@ -80,6 +84,8 @@ pub struct HoldEnded {
     pub duration_ns: u64,
     /// How many there were.
     pub bytes: Option<u32>,
+    /// Records that they belonged to.
+    pub records: Option<u32>,
 }
 
 /// A question for `sock_diag`.

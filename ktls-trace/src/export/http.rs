@@ -28,21 +28,13 @@ use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-        oneshot,
     },
 };
 
 use self::routes::{Serving, routes};
 pub use self::{address::Address, routes::HealthReport};
-use super::{
-    metrics::{Bounds, Live, Metrics},
-    stream::Stream,
-};
-use crate::{
-    correlate::{HoldEnded, event::Event},
-    kernel::capabilities,
-    probe::Cost,
-};
+use super::{asking::Asking, metrics::Metrics, stream::Stream};
+use crate::{correlate::event::Event, kernel::capabilities};
 
 /// Connections at a time; others wait.
 const CONNECTIONS: usize = 64;
@@ -208,8 +200,6 @@ fn remove_stale(path: &Path) {
 pub struct Http {
     /// What it serves.
     shared: Arc<Shared>,
-    /// Who wants to know how the run is.
-    asked: UnboundedReceiver<Asked>,
     /// What its thread is told; it ends when it can't be told anything any more.
     orders: Option<UnboundedSender<Order>>,
     /// Its thread.
@@ -223,18 +213,6 @@ enum Order {
     Open(Listening),
     /// Take none any more where this was asked for.
     Close(Address),
-}
-
-/// A question of how the run is, to be answered.
-pub type Asked = oneshot::Sender<Answer>;
-
-/// How the run is.
-#[derive(Debug)]
-pub struct Answer {
-    /// All that can be told at once.
-    pub live: Live,
-    /// What the programs have cost so far, which may take a while.
-    pub costs: oneshot::Receiver<Vec<Cost>>,
 }
 
 impl Drop for Http {
@@ -251,16 +229,19 @@ impl Http {
     /// # Errors
     ///
     /// If the system gives no thread.
-    pub fn start(sockets: Vec<Listening>, metrics: Metrics) -> io::Result<Self> {
+    pub fn start(
+        sockets: Vec<Listening>,
+        metrics: Arc<Metrics>,
+        asking: Asking,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             metrics,
             stream: Stream::new(),
         });
-        let (ask, asked) = unbounded_channel();
         let (orders, taken) = unbounded_channel();
         let routes = routes(Serving {
             shared: Arc::clone(&shared),
-            ask,
+            asking,
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -273,7 +254,6 @@ impl Http {
         let thread = thread::Builder::new().name("http".to_owned()).spawn(work)?;
         let http = Self {
             shared,
-            asked,
             orders: Some(orders),
             thread: Some(thread),
         };
@@ -292,35 +272,15 @@ impl Http {
         }
     }
 
-    /// Goes by other bounds from now on.
-    pub fn bound(&self, bounds: Bounds) {
-        self.shared.metrics.go_by(bounds);
-    }
-
-    /// Counts and shows an event.
+    /// Shows an event.
     pub fn event(&self, event: &Event) {
-        self.shared.metrics.event(event);
         self.shared.stream.tell(event);
-    }
-
-    /// Counts a hold that is over.
-    pub fn hold_ended(&self, hold: &HoldEnded) {
-        self.shared.metrics.hold_ended(hold);
-    }
-
-    /// The next question of how the run is.
-    pub async fn asked(&mut self) -> Asked {
-        match self.asked.recv().await {
-            Some(asked) => asked,
-            // The thread has ended.
-            None => std::future::pending().await,
-        }
     }
 }
 
 /// What is served.
 #[derive(Debug)]
 struct Shared {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     stream: Stream,
 }

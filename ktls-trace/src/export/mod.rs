@@ -1,17 +1,28 @@
 //! Where events go: one file per destination.
 
+mod asking;
 mod http;
 mod journal;
 mod lines;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod outlet;
 mod stream;
 
-pub use http::{Address, Answer, Asked, Error as ListenError, HealthReport, Http, Listening};
-pub use journal::Journal;
-pub use lines::{Error, Format, Keeping, Lines, Written};
-pub use outlet::{Destination, Outlets, Report};
+use std::sync::Arc;
 
+use self::{
+    asking::Questions,
+    metrics::{Live, Metrics},
+};
+pub use self::{
+    asking::{Answer, Asked, Asking},
+    http::{Address, Error as ListenError, HealthReport, Http, Listening},
+    journal::Journal,
+    lines::{Error, Format, Keeping, Lines, Written},
+    outlet::{Destination, Outlets, Patience, Report, Sent},
+};
 use crate::correlate::{HoldEnded, event::Event};
 
 /// Everything that is told of a run goes through this.
@@ -21,6 +32,10 @@ pub struct Exports {
     pub outlets: Outlets,
     /// Metrics, health and events over HTTP.
     pub http: Option<Http>,
+    /// What is counted, whoever wants to know; nothing, if nobody ever will.
+    counted: Option<Arc<Metrics>>,
+    /// Who wants to know how the run is.
+    questions: Questions,
 }
 
 /// What exports want of a run.
@@ -33,33 +48,49 @@ pub enum Wish {
 }
 
 impl Exports {
+    /// There are none yet, but from now on everything is counted in these metrics.
+    pub fn counting(metrics: Arc<Metrics>) -> Self {
+        Self {
+            counted: Some(metrics),
+            ..Self::default()
+        }
+    }
+
+    /// By which to ask how the run is.
+    pub fn asking(&self) -> Asking {
+        self.questions.asking()
+    }
+
     /// Tells an event.
     pub fn write(&self, event: &Event) {
         self.outlets.write(event);
+        if let Some(metrics) = &self.counted {
+            metrics.event(event);
+        }
         if let Some(http) = &self.http {
             http.event(event);
         }
     }
 
-    /// Counts a hold that is over.
+    /// Counts and tells a hold that is over.
     pub fn hold_ended(&self, hold: &HoldEnded) {
-        if let Some(http) = &self.http {
-            http.hold_ended(hold);
+        self.outlets.hold_ended(hold);
+        if let Some(metrics) = &self.counted {
+            metrics.hold_ended(hold);
         }
     }
 
     /// What they want next; waits for ever if there is nothing that could want something.
     pub async fn wish(&mut self) -> Wish {
-        let Self { outlets, http } = self;
-        let asked = async {
-            match http {
-                Some(http) => http.asked().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            report = outlets.report() => Wish::Report(report),
-            asked = asked => Wish::Asked(asked),
+            report = self.outlets.report() => Wish::Report(report),
+            asked = self.questions.next() => Wish::Asked(asked),
         }
+    }
+
+    /// The run ends: from now on a destination without room is waited for a moment, and this is how the run was.
+    pub fn patient(&mut self, live: Live) {
+        self.questions.last(live);
+        self.outlets.patient();
     }
 }

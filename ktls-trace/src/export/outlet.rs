@@ -3,24 +3,41 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use caps::Capability;
+use tokio::{
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
+    time::{sleep, sleep_until},
+};
 
 use super::Written;
-use crate::{correlate::event::Event, kernel::capabilities};
+use crate::{
+    correlate::{HoldEnded, event::Event},
+    kernel::capabilities,
+};
 
 /// Events that a destination may lag behind before it loses some.
 const QUEUE: usize = 4096;
 /// How long the end of a run waits, each time that it does, for destinations to take what is left.
 const END_WITHIN: Duration = Duration::from_millis(300);
+/// When a destination has to give up what it is about then, so that its losses are still told.
+const GIVES_UP_WITHIN: Duration = Duration::from_millis(250);
+/// Holds that wait in a queue at most: they leave room for events.
+const HOLDS: usize = QUEUE / 2;
+/// How much longer it is waited for then: it will be done, but on a busy machine not at once.
+const LATE_BY: Duration = Duration::from_millis(700);
 /// How often a queue that has no room is looked at then.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -29,8 +46,41 @@ pub trait Destination: Send + 'static {
     /// What its losses are told under, as `lost` of events has it.
     fn place(&self) -> &'static str;
 
+    /// Which events it is given.
+    fn takes(&self) -> fn(&Event) -> bool {
+        |_| true
+    }
+
+    /// Which capabilities its thread keeps.
+    fn keeps(&self) -> &'static [Capability] {
+        &capabilities::OF_FILES
+    }
+
     /// Writes an event.
     fn write(&mut self, event: &Event) -> Written;
+
+    /// Whether it is given holds that are over, too. One that there is no room for is no loss: `totals` of events have it.
+    fn takes_holds(&self) -> bool {
+        false
+    }
+
+    /// Takes a hold that is over.
+    fn hold_ended(&mut self, _: HoldEnded) {}
+
+    /// When it has something to send, though it is given nothing.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Whether it gives up what it is about as [`Patience`] says, so that its losses can be waited for.
+    fn gives_up(&self) -> bool {
+        false
+    }
+
+    /// Sends what is due; all that it has, if there is no other time for that.
+    fn send(&mut self, _: &mut Patience) -> Sent {
+        Sent::default()
+    }
 
     /// Opens anew what somebody has moved away.
     ///
@@ -42,11 +92,64 @@ pub trait Destination: Send + 'static {
     }
 }
 
+/// What became of what a destination had to send.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// How much of it is lost.
+    pub lost: u64,
+    /// What there is to say about it.
+    pub said: Option<Report>,
+}
+
+/// How long a destination may take to send what it has.
+#[derive(Debug)]
+pub struct Patience {
+    /// When it has to be done, once the run ends.
+    end: watch::Receiver<Option<Instant>>,
+    /// Whether there is no other time.
+    pub last: bool,
+}
+
+impl Patience {
+    /// What a future comes to within a limit, unless the run ends before.
+    pub async fn wait<T>(&mut self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = future => Some(done),
+            () = sleep(limit) => None,
+            () = self.over() => None,
+        }
+    }
+
+    /// Waits until it has to be done.
+    async fn over(&mut self) {
+        loop {
+            let end = *self.end.borrow_and_update();
+            let over = async {
+                match end {
+                    Some(end) => sleep_until(end.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::pin!(over);
+            tokio::select! {
+                () = &mut over => return,
+                changed = self.end.changed() => if changed.is_err() {
+                    // It is told nothing any more, as after a reload.
+                    return over.await;
+                },
+            }
+        }
+    }
+}
+
 /// Something that a destination has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// It loses events, or can't do as told: why.
     Trouble(String),
+    /// It works again.
+    Again(String),
     /// Nobody reads what it writes any more.
     ReaderGone(&'static str),
 }
@@ -117,7 +220,20 @@ impl Outlets {
         }
         let event = Arc::new(event.clone());
         for outlet in &self.each {
-            outlet.offer(Order::Write(Arc::clone(&event)), self.ending);
+            if (outlet.takes)(&event) {
+                outlet.offer(Order::Write(Arc::clone(&event)), self.ending);
+            }
+        }
+    }
+
+    /// Hands a hold that is over to those that want it.
+    pub fn hold_ended(&self, hold: &HoldEnded) {
+        for outlet in self.each.iter().filter(|outlet| outlet.takes_holds) {
+            let waiting = &outlet.shared.holds;
+            if waiting.load(Ordering::Relaxed) < HOLDS {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                outlet.offer(Order::HoldEnded(hold.clone()), None);
+            }
         }
     }
 
@@ -155,22 +271,37 @@ impl Outlets {
 
     /// From now on a destination without room is waited for a moment: there is nothing left to delay.
     pub fn patient(&mut self) {
-        self.ending = Some(Instant::now() + END_WITHIN);
+        let end = Instant::now() + END_WITHIN;
+        self.ending = Some(end);
+        self.hurry(end);
+    }
+
+    /// Says when everybody has to be done.
+    fn hurry(&self, end: Instant) {
+        for outlet in &self.each {
+            outlet.end.send_replace(Some(end));
+        }
     }
 
     /// Waits until each has written what it was given, or has had its time for that.
     pub fn flush(&mut self) {
-        let end = Instant::now() + END_WITHIN;
+        let now = Instant::now();
+        let end = now + END_WITHIN;
+        if self.ending.is_some() {
+            self.hurry(now + GIVES_UP_WITHIN);
+        }
         let written: Vec<_> = self
             .each
             .iter()
             .map(|outlet| {
                 let (done, written) = mpsc::sync_channel(1);
-                outlet.offer(Order::Flush(done), self.ending);
-                written
+                let last = self.ending.is_some();
+                outlet.offer(Order::Flush { done, last }, self.ending);
+                let gives_up = last && outlet.gives_up;
+                (written, if gives_up { end + LATE_BY } else { end })
             })
             .collect();
-        for written in written {
+        for (written, end) in written {
             // One that hangs is left behind.
             let _hangs = written.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
@@ -201,6 +332,14 @@ impl Outlets {
 struct Outlet {
     /// What its losses are told under.
     place: &'static str,
+    /// Which events it is given.
+    takes: fn(&Event) -> bool,
+    /// Whether it is given holds.
+    takes_holds: bool,
+    /// Whether it gives up in time.
+    gives_up: bool,
+    /// When it has to be done, once the run ends.
+    end: watch::Sender<Option<Instant>>,
     /// Orders to its thread.
     orders: SyncSender<Order>,
     /// What both sides look at.
@@ -218,6 +357,8 @@ struct Shared {
     lost: AtomicU64,
     /// Whether the queue had no room for the last event.
     full: AtomicBool,
+    /// Holds in the queue.
+    holds: AtomicUsize,
     /// Whether it is to be opened anew.
     reopen: AtomicBool,
 }
@@ -226,8 +367,14 @@ struct Shared {
 enum Order {
     /// Write this.
     Write(Arc<Event>),
+    /// Take this.
+    HoldEnded(HoldEnded),
     /// Say when all before this is written.
-    Flush(SyncSender<()>),
+    Flush {
+        done: SyncSender<()>,
+        /// Whether the run ends.
+        last: bool,
+    },
     /// Look whether there is something else to do.
     Wake,
 }
@@ -238,19 +385,30 @@ impl Outlet {
         report: UnboundedSender<Report>,
     ) -> std::io::Result<Self> {
         let place = destination.place();
+        let (takes, takes_holds) = (destination.takes(), destination.takes_holds());
+        let gives_up = destination.gives_up();
         let (orders, taken) = mpsc::sync_channel(QUEUE);
-        let (end, ended) = mpsc::sync_channel(1);
+        let (alive, ended) = mpsc::sync_channel(1);
+        let (end, ends) = watch::channel(None);
         let shared = Arc::new(Shared::default());
         let (with, say) = (Arc::clone(&shared), report.clone());
         thread::Builder::new()
             .name(place.to_owned())
             .spawn(move || {
-                capabilities::keep_only(&capabilities::OF_FILES);
-                serve(destination, &taken, &with, &say);
-                drop(end);
+                capabilities::keep_only(destination.keeps());
+                let patience = Patience {
+                    end: ends,
+                    last: false,
+                };
+                serve(destination, &taken, &with, &say, patience);
+                drop(alive);
             })?;
         Ok(Self {
             place,
+            takes,
+            takes_holds,
+            gives_up,
+            end,
             orders,
             shared,
             report,
@@ -271,8 +429,12 @@ impl Outlet {
                     thread::sleep(LOOK_AGAIN);
                 }
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
-                    if matches!(back, Order::Write(_)) {
-                        self.lose();
+                    match back {
+                        Order::Write(_) => self.lose(),
+                        Order::HoldEnded(_) => {
+                            self.shared.holds.fetch_sub(1, Ordering::Relaxed);
+                        }
+                        Order::Flush { .. } | Order::Wake => {}
                     }
                     return;
                 }
@@ -300,12 +462,30 @@ fn serve(
     orders: &Receiver<Order>,
     shared: &Shared,
     report: &UnboundedSender<Report>,
+    mut patience: Patience,
 ) {
     let say = |said| {
         // Nobody listens any more at the very end.
         let _ended = report.send(said);
     };
-    while let Ok(order) = orders.recv() {
+    let mut send = |destination: &mut dyn Destination, last| {
+        patience.last = last;
+        let Sent { lost, said } = destination.send(&mut patience);
+        shared.lost.fetch_add(lost, Ordering::Relaxed);
+        said.into_iter().for_each(say);
+    };
+    loop {
+        let order = match destination.due() {
+            Some(due) => match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(order) => order,
+                Err(RecvTimeoutError::Timeout) => Order::Wake,
+                Err(RecvTimeoutError::Disconnected) => break,
+            },
+            None => match orders.recv() {
+                Ok(order) => order,
+                Err(_) => break,
+            },
+        };
         if shared.reopen.swap(false, Ordering::Acquire)
             && let Err(why) = destination.reopen()
         {
@@ -328,13 +508,24 @@ fn serve(
                     return;
                 }
             },
-            Order::Flush(done) => {
+            Order::HoldEnded(hold) => {
+                shared.holds.fetch_sub(1, Ordering::Relaxed);
+                destination.hold_ended(hold);
+            }
+            Order::Flush { done, last } => {
+                if last {
+                    send(&mut *destination, true);
+                }
                 // Whoever asked may have stopped waiting.
                 let _gone = done.send(());
             }
             Order::Wake => {}
         }
+        if destination.due().is_some_and(|due| due <= Instant::now()) {
+            send(&mut *destination, false);
+        }
     }
+    send(&mut *destination, true);
 }
 
 #[cfg(test)]
@@ -342,7 +533,13 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::correlate::event::{Body, Lost, Name};
+    use crate::{
+        correlate::{
+            event::{Body, Lost, Name},
+            rules::Verdict,
+        },
+        observe::ReleasePath,
+    };
 
     fn event(count: u64) -> Event {
         let body = Body::Lost(Lost {
@@ -364,6 +561,166 @@ mod tests {
         fn write(&mut self, event: &Event) -> Written {
             self.1.lock().unwrap().push(event.clone());
             Written::Yes
+        }
+    }
+
+    /// Gathers holds and sends them some time; sending takes a while, but not longer than it may.
+    struct Gathers {
+        /// How many it has, and since when.
+        holds: u64,
+        since: Instant,
+        /// How long it takes to send them.
+        takes: Duration,
+        /// How many it has sent at a time.
+        sent: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl Gathers {
+        fn taking(takes: Duration) -> (Box<Self>, Arc<Mutex<Vec<u64>>>) {
+            let sent = Arc::<Mutex<Vec<u64>>>::default();
+            let gathers = Self {
+                holds: 0,
+                since: Instant::now(),
+                takes,
+                sent: Arc::clone(&sent),
+            };
+            (Box::new(gathers), sent)
+        }
+    }
+
+    impl Destination for Gathers {
+        fn place(&self) -> &'static str {
+            "gathers"
+        }
+
+        fn takes(&self) -> fn(&Event) -> bool {
+            |_| false
+        }
+
+        fn write(&mut self, event: &Event) -> Written {
+            panic!("{event:?}")
+        }
+
+        fn takes_holds(&self) -> bool {
+            true
+        }
+
+        fn hold_ended(&mut self, _: HoldEnded) {
+            if self.holds == 0 {
+                self.since = Instant::now();
+            }
+            self.holds += 1;
+        }
+
+        fn gives_up(&self) -> bool {
+            true
+        }
+
+        fn due(&self) -> Option<Instant> {
+            (self.holds > 0).then(|| self.since + Duration::from_millis(50))
+        }
+
+        fn send(&mut self, patience: &mut Patience) -> Sent {
+            let holds = std::mem::take(&mut self.holds);
+            if holds == 0 {
+                return Sent::default();
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
+            let long = Duration::from_mins(1);
+            let sending = async { patience.wait(long, sleep(self.takes)).await };
+            if runtime.block_on(sending).is_none() {
+                let said = Some(Report::Trouble("no time".to_owned()));
+                return Sent { lost: holds, said };
+            }
+            self.sent.lock().unwrap().push(holds);
+            Sent::default()
+        }
+    }
+
+    fn hold() -> HoldEnded {
+        HoldEnded {
+            stall: "a".to_owned(),
+            after_ns: 0,
+            verdict: Verdict::Unknown,
+            path: ReleasePath::PeerAck,
+            duration_ns: 1,
+            bytes: None,
+            records: None,
+        }
+    }
+
+    #[test]
+    fn what_was_gathered_is_sent_when_it_is_due_and_at_the_end() {
+        let (gathers, sent) = Gathers::taking(Duration::ZERO);
+        let outlets = Outlets::start(vec![gathers]).unwrap();
+        outlets.write(&event(1));
+        for _ in 0..3 {
+            outlets.hold_ended(&hold());
+        }
+        let begun = Instant::now();
+        while sent.lock().unwrap().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            thread::sleep(LOOK_AGAIN);
+        }
+        outlets.hold_ended(&hold());
+        assert_eq!(outlets.end(), []);
+        assert_eq!(sent.lock().unwrap().iter().sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn who_sends_when_the_run_ends_gives_up_in_time_for_that_to_be_told() {
+        let (gathers, sent) = Gathers::taking(Duration::from_mins(1));
+        let mut outlets = Outlets::start(vec![gathers]).unwrap();
+        outlets.hold_ended(&hold());
+        // It is about it by then.
+        thread::sleep(Duration::from_millis(200));
+        let begun = Instant::now();
+        outlets.patient();
+        outlets.hold_ended(&hold());
+        outlets.flush();
+        assert_eq!(outlets.lost()["gathers"], 2);
+        let said = outlets.end();
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(sent.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn holds_that_wait_leave_room_for_events_and_are_no_loss() {
+        let kept = Arc::<Mutex<Vec<Event>>>::default();
+        let held = kept.lock().unwrap();
+        let outlets = Outlets::start(vec![Box::new(TakesBoth(Kept("both", Arc::clone(&kept))))]);
+        let outlets = outlets.unwrap();
+        outlets.write(&event(0));
+        for _ in 0..10_000 {
+            outlets.hold_ended(&hold());
+        }
+        for count in 0..1000 {
+            outlets.write(&event(count));
+        }
+        assert_eq!(outlets.lost()["both"], 0);
+        drop(held);
+        assert_eq!(outlets.end(), []);
+        assert_eq!(kept.lock().unwrap().len(), 1001);
+    }
+
+    /// As what it has, but for holds as well.
+    struct TakesBoth(Kept);
+
+    impl Destination for TakesBoth {
+        fn place(&self) -> &'static str {
+            self.0.place()
+        }
+
+        fn write(&mut self, event: &Event) -> Written {
+            self.0.write(event)
+        }
+
+        fn takes_holds(&self) -> bool {
+            true
         }
     }
 

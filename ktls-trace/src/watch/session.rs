@@ -511,6 +511,7 @@ impl Session<'_> {
     fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Report(Report::Trouble(why)) => tracing::error!("{why}"),
+            Wish::Report(Report::Again(what)) => tracing::warn!("{what}"),
             // Nobody reads the output any more: then nobody wants the run.
             Wish::Report(Report::ReaderGone(_)) => self.reader_gone = true,
             Wish::Asked(asked) => {

@@ -56,7 +56,8 @@ impl Session<'_> {
         if let Some(recorder) = &mut self.control.recorder {
             recorder.finished(at_ns);
         }
-        self.exports.outlets.patient();
+        let Answer { live, .. } = self.answer();
+        self.exports.patient(live);
         for output in self.correlator.finish(at_ns) {
             self.act(output);
         }
@@ -82,8 +83,10 @@ impl Session<'_> {
             tracing::error!("{why}");
         }
         for report in std::mem::take(&mut self.exports.outlets).end() {
-            if let Report::Trouble(why) = report {
-                tracing::error!("{why}");
+            match report {
+                Report::Trouble(why) => tracing::error!("{why}"),
+                Report::Again(what) => tracing::warn!("{what}"),
+                Report::ReaderGone(_) => {}
             }
         }
     }

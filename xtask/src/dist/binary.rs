@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use super::PACKAGED;
 use crate::{command, place::Place, setup};
 
 /// The gnu target: the musl one is not assumed to be installed. Naming it keeps our flags away from build scripts.
@@ -14,12 +15,22 @@ pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the daemon and puts it at `target/dist/ktls-trace`, as its only file.
 pub(crate) fn daemon(place: &Place) -> Result<PathBuf> {
-    let built = build(place, "ktls-trace", "ktls-trace")?;
-    let directory = place.target.join("dist");
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let built = build(place, "ktls-trace", "ktls-trace", "")?;
+    publish(&built, &place.target.join("dist"))
+}
+
+/// Builds it as it is packaged, with features that the one file has not for the sake of its size.
+pub(super) fn packaged(place: &Place) -> Result<PathBuf> {
+    let built = build(place, "ktls-trace", "ktls-trace", PACKAGED)?;
+    publish(&built, &place.target.join("dist/packaged"))
+}
+
+/// Puts the daemon into a folder.
+fn publish(built: &Path, directory: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let path = directory.join("ktls-trace");
     let temporary = directory.join(format!(".ktls-trace.{}", std::process::id()));
-    fs::copy(&built, &temporary)
+    fs::copy(built, &temporary)
         .with_context(|| format!("copying {} to {}", built.display(), temporary.display()))?;
     fs::rename(&temporary, &path).with_context(|| format!("replacing {}", path.display()))?;
     Ok(path)
@@ -27,15 +38,15 @@ pub(crate) fn daemon(place: &Place) -> Result<PathBuf> {
 
 /// Builds the guest's init.
 pub(crate) fn guest_init(place: &Place) -> Result<PathBuf> {
-    build(place, "xtask", "guest")
+    build(place, "xtask", "guest", "")
 }
 
 /// Builds the workloads that the daemon's own reproducer has not.
 pub(crate) fn odd_workloads(place: &Place) -> Result<PathBuf> {
-    build(place, "xtask", "odd")
+    build(place, "xtask", "odd", "")
 }
 
-fn build(place: &Place, package: &str, binary: &str) -> Result<PathBuf> {
+fn build(place: &Place, package: &str, binary: &str, features: &str) -> Result<PathBuf> {
     let mut command = command::cargo();
     command
         .args([
@@ -48,6 +59,8 @@ fn build(place: &Place, package: &str, binary: &str) -> Result<PathBuf> {
             package,
             "--bin",
             binary,
+            "--features",
+            features,
         ])
         .current_dir(&place.workspace)
         .env("CARGO_TARGET_DIR", &place.target)

@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::binary::TARGET;
+use super::{PACKAGED, binary::TARGET};
 use crate::{command, place::Place, setup};
 
-/// The two programs in the binary, and what each is compiled for.
-const PROGRAMS: [(&str, &str); 2] = [
-    ("ktls-trace", TARGET),
-    ("ktls-trace-ebpf", "bpfel-unknown-none"),
+/// The two programs in the binary, what each is compiled for, and with which features.
+const PROGRAMS: [(&str, &str, &str); 2] = [
+    ("ktls-trace", TARGET, PACKAGED),
+    ("ktls-trace-ebpf", "bpfel-unknown-none", ""),
 ];
 
 /// Everything in the binary.
@@ -61,8 +61,8 @@ impl Linked {
     /// Asks cargo, and the toolchain.
     pub(super) fn find(place: &Place) -> Result<Self> {
         let mut linked = BTreeSet::new();
-        for (package, target) in PROGRAMS {
-            linked.extend(tree(place, package, target)?);
+        for (package, target, features) in PROGRAMS {
+            linked.extend(tree(place, package, target, features)?);
         }
         let text = command::output(&mut cargo(
             place,
@@ -71,6 +71,8 @@ impl Linked {
                 "--format-version=1",
                 "--filter-platform",
                 TARGET,
+                "--features",
+                PACKAGED,
             ],
         ))?;
         let metadata: Metadata =
@@ -99,7 +101,12 @@ fn cargo(place: &Place, arguments: &[&str]) -> Command {
 }
 
 /// Names and versions of what is linked into a program. What runs in the compiler only is not.
-fn tree(place: &Place, package: &str, target: &str) -> Result<BTreeSet<(String, String)>> {
+fn tree(
+    place: &Place,
+    package: &str,
+    target: &str,
+    features: &str,
+) -> Result<BTreeSet<(String, String)>> {
     let text = command::output(&mut cargo(
         place,
         &[
@@ -109,6 +116,8 @@ fn tree(place: &Place, package: &str, target: &str) -> Result<BTreeSet<(String, 
             "--edges=normal,no-proc-macro",
             "--target",
             target,
+            "--features",
+            features,
             "--prefix=none",
         ],
     ))?;

@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use self::binary::{daemon, guest_init, odd_workloads};
 use self::{
+    binary::packaged,
     contents::{Format, Made},
     crates::Linked,
     stamp::Stamp,
@@ -40,6 +41,9 @@ use crate::{
 
 /// The version of everything in this workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the daemon in packages has beside what is always there: features, as cargo names them for the workspace.
+pub(crate) const PACKAGED: &str = "ktls-trace/otlp";
 
 /// The list of checksums, the last file that is written.
 const SUMS: &str = "SHA256SUMS";
@@ -87,14 +91,15 @@ fn artefacts(place: &Place) -> Result<Vec<PathBuf>> {
     let stamp = Stamp::of(&place.workspace)?;
     let made = Made::new(place, stamp)?;
     let folder = place.target.join("dist");
-    remove_earlier(&folder, &made.binary)?;
+    let alone = daemon(place)?;
+    remove_earlier(&folder, &alone)?;
     let scratch = folder.join("scratch");
     let contents = |format| contents::files(format, place, &made, &scratch);
 
     let sbom = folder.join(format!("ktls-trace-{VERSION}.cdx.json"));
     write_atomically(&sbom, &made.sbom)?;
     let paths = [
-        made.binary.clone(),
+        alone,
         deb::build(place, &contents(Format::Deb)?, stamp, &scratch)?,
         rpm::build(place, &contents(Format::Rpm)?, stamp, &scratch)?,
         tarball::build(place, &contents(Format::Tarball)?, stamp)?,
@@ -107,9 +112,9 @@ fn artefacts(place: &Place) -> Result<Vec<PathBuf>> {
 }
 
 impl Made {
-    /// The binary, and what is made of it and of what is linked into it.
+    /// The binary that is packaged, and what is made of it and of what is linked into it.
     fn new(place: &Place, stamp: Stamp) -> Result<Self> {
-        let binary = daemon(place)?;
+        let binary = packaged(place)?;
         let linked = Linked::find(place)?;
         Ok(Self {
             sbom: sbom::document(&linked, &binary, stamp)?,

@@ -16,16 +16,16 @@ use nix::{
 };
 
 use super::dashboard;
-use crate::{apt::fetched, command, place::Place};
+use crate::{command, consumers, place::Place};
 
 /// How long the daemon may take to serve.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Checks and tests the alert rules, the queries of the dashboard, and the metrics of the daemon. An error says what `promtool` said.
 pub(crate) fn run(place: &Place, daemon: &Path) -> Result<()> {
-    let prometheus = fetched(place, "prometheus", "prometheus", &["bookworm", "trixie"])?;
+    let prometheus = consumers::prometheus(place)?;
     let promtool = || {
-        let mut command = Command::new(prometheus.join("usr/bin/promtool"));
+        let mut command = Command::new(prometheus.join("promtool"));
         command.current_dir(place.workspace.join("packaging/prometheus"));
         command
     };

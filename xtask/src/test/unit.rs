@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::{command, place::Place};
+use crate::{command, consumers, dist, place::Place};
 
 /// Whether all passed. They print for themselves.
 pub(crate) fn run(place: &Place) -> Result<bool> {
@@ -15,7 +15,12 @@ pub(crate) fn run(place: &Place) -> Result<bool> {
     });
     // The eBPF programs only build for their own target.
     tests.args(["--workspace", "--exclude", "ktls-trace-ebpf"]);
+    tests.args(["--features", dist::PACKAGED]);
     tests.current_dir(&place.workspace);
+    tests.env(
+        "KTLS_TRACE_VICTORIA_METRICS",
+        consumers::victoria_metrics(place)?,
+    );
     let shown = command::shown(&tests);
     eprintln!("running {shown} …");
     let status = tests

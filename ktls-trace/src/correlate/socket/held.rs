@@ -250,15 +250,19 @@ impl Watched {
         let duration_ns = at_ns.saturating_sub(holding.since_ns);
         self.last_ms = ms(duration_ns);
         let episode = self.episode.as_mut()?;
-        episode.hold_ended(path, duration_ns, holding.bytes, holding.records());
+        let records = holding.records();
+        episode.hold_ended(path, duration_ns, holding.bytes, records);
         if let Some(verdict) = holding.verdict {
             episode.judged(verdict, duration_ns);
         }
         Some(Change::HoldEnded(HoldEnded {
+            stall: episode.name.clone(),
+            after_ns: episode.age_ns(at_ns),
             verdict: holding.verdict.unwrap_or(episode.told.verdict),
             path,
             duration_ns,
             bytes: holding.bytes,
+            records,
         }))
     }
 }

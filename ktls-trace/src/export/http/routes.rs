@@ -1,6 +1,6 @@
 //! What is served where.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use axum::{
     Router,
@@ -13,50 +13,24 @@ use axum::{
     routing::get,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{mpsc::UnboundedSender, oneshot},
-    time::timeout,
-};
 use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
 
-use super::{Answer, Asked, Shared};
+use super::Shared;
 use crate::{
     export::{
+        asking::Asking,
         metrics::{CONTENT_TYPE, Health, Live, classic},
         stream::Told,
     },
     kernel::facts,
 };
 
-/// How long the part that traces may take to say how it is.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// How long what keeps the programs may take to say what they cost.
-const COSTS_WITHIN: Duration = Duration::from_millis(200);
-
 /// What a request is answered from.
 #[derive(Clone)]
 pub(super) struct Serving {
     pub(super) shared: Arc<Shared>,
-    /// To the part that traces.
-    pub(super) ask: UnboundedSender<Asked>,
-}
-
-impl Serving {
-    /// How the run is now.
-    async fn live(&self) -> Live {
-        let (answer, answered) = oneshot::channel();
-        if self.ask.send(answer).is_err() {
-            return Live::default();
-        }
-        let Ok(Ok(Answer { mut live, costs })) = timeout(ANSWER_WITHIN, answered).await else {
-            return Live::default();
-        };
-        // Not while hooks are being attached: then they are missing once.
-        if let Ok(Ok(costs)) = timeout(COSTS_WITHIN, costs).await {
-            live.costs = costs;
-        }
-        live
-    }
+    /// Of how the run is.
+    pub(super) asking: Asking,
 }
 
 /// What is served where.
@@ -77,7 +51,7 @@ async fn index() -> &'static str {
 }
 
 async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
-    let live = serving.live().await;
+    let live = serving.asking.live().await;
     let accepted = headers.get(header::ACCEPT).map(HeaderValue::to_str);
     let newer =
         matches!(accepted, Some(Ok(kinds)) if kinds.contains("application/openmetrics-text"));
@@ -107,7 +81,7 @@ pub struct HealthReport {
 async fn healthz(State(serving): State<Serving>) -> Response {
     let Live {
         health, cannot_see, ..
-    } = serving.live().await;
+    } = serving.asking.live().await;
     let code = if health == Health::Stuck {
         StatusCode::SERVICE_UNAVAILABLE
     } else {

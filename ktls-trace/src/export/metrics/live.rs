@@ -94,13 +94,15 @@ const COUNTERS: [(u32, &str, &str); 7] = [
 ];
 
 /// Where something can be lost. Each is there from the start, so that an increase is seen of the first loss.
-const PLACES: [&str; 7] = [
+const PLACES: [&str; 9] = [
     "ring-buffer",
     "suspects-map",
     "sends-map",
     "sock-diag",
     "output",
     "journal",
+    "otlp-traces",
+    "otlp-metrics",
     "recording",
 ];
 

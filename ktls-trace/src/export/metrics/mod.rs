@@ -8,6 +8,7 @@ mod tls_stat;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use prometheus_client::{
@@ -114,6 +115,8 @@ struct Owner {
 /// The metrics of a run.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Since when they count.
+    since: SystemTime,
     /// All of them.
     registry: Registry,
     /// Stalls opened.
@@ -145,6 +148,15 @@ pub struct Bounds {
     pub netns: Which,
     /// How many processes may have a series of their own.
     pub most_processes: usize,
+}
+
+/// A label's value as the text format has it: what writes labels leaves that to us. Anybody can give a process any name
+/// (`PR_SET_NAME`).
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', r"\\")
+        .replace('"', r#"\""#)
+        .replace('\n', r"\n")
 }
 
 /// Puts the series at 0 that alerts and rates look at: Prometheus sees no increase in a series that begins with its first
@@ -212,6 +224,7 @@ impl Metrics {
         );
         from_the_start(&closed, &holds);
         Self {
+            since: SystemTime::now(),
             registry,
             opened,
             closed,
@@ -224,6 +237,11 @@ impl Metrics {
             processes: Mutex::default(),
             bounds: Mutex::new(bounds),
         }
+    }
+
+    /// Since when they count.
+    pub fn since(&self) -> SystemTime {
+        self.since
     }
 
     /// Goes by other bounds; a process that has a series keeps it.
@@ -280,7 +298,11 @@ impl Metrics {
         let known = processes.contains(&comm)
             || (processes.len() < most_processes && processes.insert(comm.clone()));
         let owner = Owner {
-            comm: if known { comm } else { OTHER.to_owned() },
+            comm: if known {
+                escaped(&comm)
+            } else {
+                OTHER.to_owned()
+            },
             verdict: kind.verdict.clone(),
         };
         self.owners.get_or_create(&owner).inc();

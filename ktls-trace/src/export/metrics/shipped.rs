@@ -69,10 +69,13 @@ fn everything() -> String {
     }
     for (path, duration_ms) in PATHS.into_iter().zip([41, 208, 3, 12, 60, 900, 41]) {
         metrics.hold_ended(&HoldEnded {
+            stall: "a".to_owned(),
+            after_ns: 0,
             verdict: Verdict::CorkedCompletedRecord,
             path,
             duration_ns: duration_ms * 1_000_000,
             bytes: Some(16_406),
+            records: Some(1),
         });
     }
     let hooks = ["sk_stream_wait_memory", "tls_push_sg"];

@@ -43,10 +43,13 @@ fn a_stall_is_counted_where_it_is_now_and_where_it_ended() {
 fn holds_are_counted_by_who_let_them_go() {
     let metrics = metrics(0);
     metrics.hold_ended(&HoldEnded {
+        stall: "a".to_owned(),
+        after_ns: 0,
         verdict: Verdict::CorkedCompletedRecord,
         path: ReleasePath::PersistTimer,
         duration_ns: 208_000_000,
         bytes: Some(16406),
+        records: Some(1),
     });
     let holds = r#"ktls_trace_holds_total{verdict="corked-completed-record",path="persist-timer"}"#;
     assert_eq!(value(&metrics, holds), Some(1.0));
@@ -99,6 +102,18 @@ fn processes_have_a_series_only_if_wanted_and_no_more_than_that() {
     }
     let counted = ["nginx", "haproxy", "other", "caddy"].map(|comm| value(&two, &series(comm)));
     assert_eq!(counted, [Some(2.0), Some(1.0), Some(2.0), None]);
+}
+
+#[test]
+fn a_process_may_be_called_anything() {
+    let metrics = metrics(1);
+    let mut event = stall_event(Name::StallClosed, "a", Verdict::Nagle, None);
+    if let Body::Stall(stall) = &mut event.body {
+        stall.process.as_mut().unwrap().comm = Some("a\"} 1\nb\\".to_owned());
+    }
+    metrics.event(&event);
+    let series = r#"ktls_trace_process_stalls_total{comm="a\"} 1\nb\\",verdict="nagle"}"#;
+    assert_eq!(value(&metrics, series), Some(1.0));
 }
 
 #[test]

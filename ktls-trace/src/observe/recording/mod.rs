@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use anonymize::Anonymizer;
 pub use facts::{KernelFacts, Served};
 pub use reader::{Error, Reader};
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, replay, replay_all};
 pub use writer::{CreateError, Options, Recorder, Trouble};
 
 use super::Observation;

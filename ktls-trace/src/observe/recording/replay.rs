@@ -24,6 +24,22 @@ pub fn replay<R: BufRead>(
     reader: &mut Reader<R>,
     mut sink: impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<Replayed, Error> {
+    replay_all(reader, |output| match output {
+        Output::Event(event) => sink(event),
+        // What it wants to ask the kernel was asked then, and the answer is recorded.
+        Output::HoldEnded(_) | Output::Poll(_) | Output::Forget(_) => ControlFlow::Continue(()),
+    })
+}
+
+/// As [`replay`], with everything else that the correlator wants done.
+///
+/// # Errors
+///
+/// If the recording is cut short, damaged or can't be read.
+pub fn replay_all<R: BufRead>(
+    reader: &mut Reader<R>,
+    mut sink: impl FnMut(&Output) -> ControlFlow<()>,
+) -> Result<Replayed, Error> {
     let mut correlator = Correlator::new(reader.header().config);
     while let Some(entry) = reader.next_entry()? {
         let outputs = match entry {
@@ -37,10 +53,7 @@ pub fn replay<R: BufRead>(
             Entry::Kernel(_) | Entry::End(_) => Vec::new(),
         };
         for output in outputs {
-            // What it wants to ask the kernel was asked then, and the answer is recorded.
-            if let Output::Event(event) = output
-                && sink(&event).is_break()
-            {
+            if sink(&output).is_break() {
                 return Ok(Replayed::Stopped);
             }
         }
