@@ -8,6 +8,7 @@ tab=$(printf '\t')
 ulimit -n 65536
 # Where the packages that others come from expect their loader.
 [ -e /lib64 ] || ln -s usr/lib64 /lib64
+PATH=$PATH:/usr/bin
 
 now() { cut -d' ' -f1 /proc/uptime; }
 

@@ -158,8 +158,8 @@ fn in_guest(
                 let text = String::from_utf8_lossy(&bytes);
                 // What is under way, for whoever waits.
                 for line in text.lines() {
-                    let columns: Vec<&str> = line.split('\t').take(3).collect();
-                    eprintln!("{}", columns.join("  "));
+                    let columns: Vec<&str> = line.split('\t').take(4).collect();
+                    eprintln!("{:.100}", columns.join("  "));
                 }
                 said.push_str(&text);
             }
