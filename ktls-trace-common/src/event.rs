@@ -182,8 +182,8 @@ pub struct Snapshot {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Tx {
-    /// When the last send began, in nanoseconds; 0: no send was seen.
-    pub send_begin_ns: u64,
+    /// Sends that were seen.
+    pub sends: u64,
     /// When the record under way, or the last one, was first handed to TCP, in nanoseconds; 0: none was seen.
     pub push_ns: u64,
     /// The same of the last record that TCP has taken as a whole; 0: none was seen.
@@ -219,7 +219,7 @@ pub struct Tx {
 impl Tx {
     /// Nothing seen yet.
     pub const NONE: Self = Self {
-        send_begin_ns: 0,
+        sends: 0,
         push_ns: 0,
         record_ns: 0,
         send_size: 0,

@@ -1,7 +1,8 @@
 //! The entry of a kernel function, as both kinds of programs see it.
 //!
-//! Each hook is there twice: as a kprobe, and for the trampoline that newer kernels put in a function's first bytes
-//! (`fentry`), which costs a tenth of it. The user side loads one of them.
+//! What a healthy host runs all the time is there twice: as a kprobe, and for the trampoline that newer kernels put in a
+//! function's first bytes (`fentry`), which costs a part of it. The user side loads one of them. The others are kprobes alone: those
+//! can't be preempted, and a trampoline passes over a program that was when the same processor comes by again.
 
 use aya_ebpf::{
     EbpfContext,
@@ -29,15 +30,18 @@ impl Entry for FEntryContext {
     }
 }
 
-/// The two programs of a hook, and what they do.
+/// The programs of a hook, and what they do.
 macro_rules! hook {
-    ($(#[$doc:meta])+ $kprobe:ident, $fentry:ident => $enter:ident) => {
+    ($(#[$doc:meta])+ $kprobe:ident => $enter:ident) => {
         $(#[$doc])+
         #[aya_ebpf::macros::kprobe]
         fn $kprobe(ctx: aya_ebpf::programs::ProbeContext) -> u32 {
             $enter(&ctx);
             0
         }
+    };
+    ($(#[$doc:meta])+ $kprobe:ident, $fentry:ident => $enter:ident) => {
+        hook! { $(#[$doc])+ $kprobe => $enter }
 
         $(#[$doc])+
         #[aya_ebpf::macros::fentry]

@@ -40,6 +40,26 @@ pub(crate) static TX: LruHashMap<u64, Tx> = LruHashMap::with_max_entries(16384, 
 #[map]
 pub(crate) static SUSPECTS: HashMap<u64, Suspect> = HashMap::with_max_entries(8192, 0);
 
+/// Whether there may be sockets under suspicion: 1 as soon as one comes under it, 0 once the user side has found that there
+/// is none. What runs for every segment looks here before it looks one up.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss")]
+static mut SUSPICION: u32 = 0;
+
+/// Whether there may be sockets under suspicion.
+#[inline(always)]
+pub(crate) fn suspicion() -> bool {
+    // SAFETY: reads an aligned integer of a static.
+    unsafe { core::ptr::read_volatile(&raw const SUSPICION) != 0 }
+}
+
+/// Notes that there is one.
+#[inline(always)]
+pub(crate) fn note_suspicion() {
+    // SAFETY: writes an aligned integer of a static, and every program the same.
+    unsafe { core::ptr::write_volatile(&raw mut SUSPICION, 1) };
+}
+
 /// The counters of [`counter`].
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);

@@ -11,7 +11,7 @@ use ktls_trace_common::{
 
 use crate::{
     entry::{Entry, hook},
-    maps::{EVENTS, SUSPECTS, TX, count, layout},
+    maps::{EVENTS, SUSPECTS, TX, count, layout, suspicion},
     send::monotonic_ns,
     sock::{self, Queue},
     wait::{self, Suspicion},
@@ -45,7 +45,8 @@ hook! {
 #[inline(always)]
 fn reset_timer(entry: &impl Entry) {
     let sk = entry.arg(0);
-    if SUSPECTS.get_ptr(sk).is_some()
+    if suspicion()
+        && SUSPECTS.get_ptr(sk).is_some()
         && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(ICSK_TIME_PROBE0)
     {
         note(event::PERSIST_ARMED, sk);
@@ -54,7 +55,7 @@ fn reset_timer(entry: &impl Entry) {
 
 hook! {
     /// `void tcp_send_probe0(struct sock *sk)`: the persist timer fired.
-    tcp_send_probe0, fentry_tcp_send_probe0 => send_probe0
+    tcp_send_probe0 => send_probe0
 }
 
 #[inline(always)]
@@ -76,7 +77,7 @@ fn send_probe0(entry: &impl Entry) {
 hook! {
     /// `void tcp_enter_loss(struct sock *sk)`: the retransmission timer fired. That matters where bytes wait
     /// behind what is in flight, or a writer for room in a buffer that is full of it.
-    tcp_enter_loss, fentry_tcp_enter_loss => enter_loss
+    tcp_enter_loss => enter_loss
 }
 
 #[inline(always)]
@@ -124,7 +125,7 @@ fn timer_fired(kind: u32, sk: u64, tls: u64, queue: &Queue) {
 
 hook! {
     /// `int tcp_xmit_probe_skb(struct sock *sk, int urgent, int mib)`: a zero-window probe is sent.
-    tcp_xmit_probe_skb, fentry_tcp_xmit_probe_skb => xmit_probe_skb
+    tcp_xmit_probe_skb => xmit_probe_skb
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use ktls_trace_common::{
 
 use crate::{
     entry::{Entry, hook},
-    maps::{EVENTS, SUSPECTS, TX, count, layout},
+    maps::{EVENTS, SUSPECTS, TX, count, layout, suspicion},
     persist,
     send::monotonic_ns,
     sock, wait,
@@ -23,6 +23,9 @@ hook! {
 
 #[inline(always)]
 fn new_data_sent(entry: &impl Entry) {
+    if !suspicion() {
+        return;
+    }
     let (sk, skb) = (entry.arg(0), entry.arg(1));
     let Some(suspect) = SUSPECTS.get_ptr_mut(sk) else {
         return;
@@ -60,7 +63,7 @@ fn new_data_sent(entry: &impl Entry) {
 
 hook! {
     /// `static void tls_sk_proto_close(struct sock *sk, long timeout)`: the owner closes the socket.
-    tls_sk_proto_close, fentry_tls_sk_proto_close => proto_close
+    tls_sk_proto_close => proto_close
 }
 
 #[inline(always)]

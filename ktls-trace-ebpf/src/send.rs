@@ -44,7 +44,7 @@ fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
         }
     }
     if let Some(tx) = tx_of(sk) {
-        tx.send_begin_ns = monotonic_ns();
+        tx.sends += 1;
         tx.send_flags = flags;
         tx.send_size = size;
         tx.sendpage = sendpage;

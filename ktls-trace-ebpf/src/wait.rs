@@ -14,7 +14,7 @@ use ktls_trace_common::{
 
 use crate::{
     entry::{Entry, hook},
-    maps::{EVENTS, SUSPECTS, TX, count, filter},
+    maps::{EVENTS, SUSPECTS, TX, count, filter, note_suspicion},
     record::look_back,
     send::monotonic_ns,
     sock::{self, Queue},
@@ -22,7 +22,7 @@ use crate::{
 
 hook! {
     /// `int sk_stream_wait_memory(struct sock *sk, long *timeo_p)`.
-    sk_stream_wait_memory, fentry_sk_stream_wait_memory => wait_memory
+    sk_stream_wait_memory => wait_memory
 }
 
 #[inline(always)]
@@ -140,6 +140,7 @@ pub(crate) fn suspect(sk: u64, queue: &Queue, now: u64) -> Suspicion {
         count(counter::LOST_SUSPECT);
         return Suspicion::Lost;
     }
+    note_suspicion();
     Suspicion::New(generation)
 }
 

@@ -236,10 +236,11 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Has its hooks called by trampolines where BTF knows the function.
+    /// Has its hot hooks called by trampolines where BTF knows the function. The others are seldom run, and a kprobe misses
+    /// nothing: it can't be preempted.
     fn by_trampoline(mut self, facts: &Facts) -> Self {
         if let Ok(layout) = &facts.layout {
-            for hook in &mut self.hooks {
+            for hook in self.hooks.iter_mut().filter(|hook| hook.hot) {
                 if let Some(&function) = layout.functions.get(hook.symbol) {
                     hook.kind = Kind::Fentry(function);
                 }

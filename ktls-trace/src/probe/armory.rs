@@ -50,6 +50,8 @@ pub struct Cost {
     pub runs: u64,
     /// How long it ran in all.
     pub time: Duration,
+    /// Times that it was passed over because the same processor was running it, or another one (`recursion_misses`).
+    pub misses: u64,
 }
 
 /// What the thread is to do.

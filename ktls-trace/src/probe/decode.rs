@@ -109,7 +109,7 @@ fn refused(record: &Refused, key: SocketKey) -> What {
 fn hold(record: &Refused) -> Hold {
     let mut tx = record.tx;
     tx.settle(record.snapshot.write_seq);
-    let send = (tx.send_begin_ns != 0).then(|| SendFacts {
+    let send = (tx.sends != 0).then(|| SendFacts {
         flags: tx.send_flags,
         bytes: (tx.sendpage == 0).then_some(tx.send_size),
         sendpage: tx.sendpage == 1,

@@ -25,8 +25,10 @@ use crate::kernel::plan::{Hook, Probes};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ktls-trace"));
 
-/// Name of the map of globals that may change.
+/// Name of the map of globals that the user side changes.
 const DATA: &str = ".data";
+/// Name of the map of globals that the programs change, too.
+const BSS: &str = ".bss";
 
 /// Why the programs could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,18 +124,35 @@ pub enum Stir {
 }
 
 /// The kernel's table of sockets under suspicion, from which the user side takes them out.
-pub struct Suspects(HashMap<MapData, u64, Suspect>);
+pub struct Suspects {
+    /// The table.
+    table: HashMap<MapData, u64, Suspect>,
+    /// The section of the programs' global that says whether there may be any.
+    any: Array<MapData, u32>,
+}
 
 impl Suspects {
     /// Clears a socket, unless its address belongs to another one by now.
     pub fn clear(&mut self, sk: u64, generation: u64) {
         if self
-            .0
+            .table
             .get(&sk, 0)
             .is_ok_and(|suspect| suspect.generation == generation)
         {
             // If it is gone already, that is what was wanted.
-            let _gone = self.0.remove(&sk);
+            let _gone = self.table.remove(&sk);
+            self.note_if_empty();
+        }
+    }
+
+    /// Says so to the programs if there is no suspect left. If that fails they look for one in vain, which costs time only.
+    fn note_if_empty(&mut self) {
+        if self.table.keys().next().is_none() {
+            let _noted = self.any.set(0, 0, 0);
+            // One may have come under suspicion in between.
+            if self.table.keys().next().is_some() {
+                let _noted = self.any.set(0, 1, 0);
+            }
         }
     }
 }
@@ -185,6 +204,8 @@ impl Probe {
                 source,
             })?;
         let suspects = open_map(object, "SUSPECTS")?;
+        let any = Array::try_from(take(object, BSS)?)
+            .map_err(|source| Error::Map { name: BSS, source })?;
         let filter = Array::try_from(take(object, DATA)?)
             .map_err(|source| Error::Map { name: DATA, source })?;
         let probe = Self {
@@ -193,7 +214,10 @@ impl Probe {
             deaf: false,
             counters,
             filter,
-            suspects: Suspects(suspects),
+            suspects: Suspects {
+                table: suspects,
+                any,
+            },
             log,
         };
         Ok((probe, attached))

@@ -1,6 +1,6 @@
 //! The programs and their links, each of the kind that serves its hook best.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::fd::AsFd as _, time::Duration};
 
 use aya::{
     Ebpf,
@@ -10,7 +10,7 @@ use aya::{
 use super::{
     armory::Cost,
     load::{Verified, chain},
-    trampoline::{PREFIX, Trampoline, Trampolines},
+    trampoline::{PREFIX, Trampoline, Trampolines, info_of},
 };
 use crate::kernel::plan::{Hook, Kind};
 
@@ -86,19 +86,21 @@ impl Programs {
         }
     }
 
-    /// What the program of a hook has cost; nothing if the kernel does not count it.
+    /// What the program of a hook has cost, and how often it was passed over; nothing if it is not loaded.
     pub(super) fn cost(&self, hook: Hook) -> Option<Cost> {
-        let (runs, time) = if let Some(trampoline) = self.loaded.get(hook.symbol) {
-            let (runs, time, _) = trampoline.info().ok()?;
-            (runs, time)
-        } else {
-            let info = self.object.program(hook.symbol)?.info().ok()?;
-            (info.run_count(), info.run_time())
-        };
-        (runs > 0).then(|| Cost {
+        let info = match self.loaded.get(hook.symbol) {
+            Some(trampoline) => trampoline.info(),
+            None => {
+                let program: &KProbe = self.object.program(hook.program)?.try_into().ok()?;
+                info_of(program.fd().ok()?.as_fd())
+            }
+        }
+        .ok()?;
+        Some(Cost {
             hook: hook.to_string(),
-            runs,
-            time,
+            runs: info.run_cnt,
+            time: Duration::from_nanos(info.run_time_ns),
+            misses: info.recursion_misses,
         })
     }
 
@@ -122,14 +124,13 @@ impl Programs {
         for hook in hooks {
             if let (Kind::Fentry(function), Some(trampolines)) = (hook.kind, &self.trampolines) {
                 let program = format!("{PREFIX}{hook}");
-                let loaded = trampolines
-                    .load(&program, function)
-                    .and_then(|trampoline| trampoline.info());
+                let loaded = trampolines.load(&program, function);
+                let loaded = loaded.and_then(|trampoline| trampoline.info());
                 verified.push(Verified {
                     instructions: loaded
                         .as_ref()
                         .ok()
-                        .map(|&(_, _, count)| count)
+                        .map(|info| info.verified_insns)
                         .filter(|&count| count > 0),
                     error: loaded.err().map(|error| error.to_string()),
                     program,

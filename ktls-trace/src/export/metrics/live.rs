@@ -207,12 +207,24 @@ fn costs(encoder: &mut DescriptorEncoder<'_>, costs: &[Cost]) -> Result<(), std:
     }
     series(
         encoder,
-        "program_runs",
-        "Times that the program of a hook ran (sysctl kernel.bpf_stats_enabled)",
+        "program_misses",
+        "Times that the program of a hook was passed over because the same processor was running it, or another one",
         MetricType::Counter,
         costs
             .iter()
-            .map(|cost| ([("hook", cost.hook.as_str())], cost.runs)),
+            .map(|cost| ([("hook", cost.hook.as_str())], cost.misses)),
+    )?;
+    // Counted only if somebody has asked the kernel to.
+    let counted = || costs.iter().filter(|cost| cost.runs > 0);
+    if counted().next().is_none() {
+        return Ok(());
+    }
+    series(
+        encoder,
+        "program_runs",
+        "Times that the program of a hook ran (sysctl kernel.bpf_stats_enabled)",
+        MetricType::Counter,
+        counted().map(|cost| ([("hook", cost.hook.as_str())], cost.runs)),
     )?;
     let mut family = encoder.encode_descriptor(
         "program_run_seconds",
@@ -220,7 +232,7 @@ fn costs(encoder: &mut DescriptorEncoder<'_>, costs: &[Cost]) -> Result<(), std:
         None,
         MetricType::Counter,
     )?;
-    for Cost { hook, time, .. } in costs {
+    for Cost { hook, time, .. } in counted() {
         let labels = [("hook", hook.as_str())];
         let mut metric = family.encode_family(&labels)?;
         metric.encode_counter::<NoLabelSet, f64, f64>(&time.as_secs_f64(), None)?;

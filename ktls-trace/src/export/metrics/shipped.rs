@@ -103,6 +103,7 @@ fn everything() -> String {
                     hook: hook.to_owned(),
                     runs: 1000,
                     time: Duration::from_micros(500),
+                    misses: 0,
                 })
                 .to_vec(),
         },

@@ -128,6 +128,7 @@ fn what_the_run_says_of_itself_is_shown_as_of_the_scrape() {
             hook: "tls_push_sg".to_owned(),
             runs: 2,
             time: std::time::Duration::from_millis(1500),
+            misses: 4,
         }],
         ..Live::default()
     };
@@ -138,6 +139,7 @@ fn what_the_run_says_of_itself_is_shown_as_of_the_scrape() {
         r#"ktls_trace_hook_attached{hook="tls_push_sg"} 0"#,
         r#"ktls_trace_lost_total{place="ring-buffer"} 3"#,
         r#"ktls_trace_program_run_seconds_total{hook="tls_push_sg"} 1.5"#,
+        r#"ktls_trace_program_misses_total{hook="tls_push_sg"} 4"#,
         r#"ktls_trace_build_info{version="0.1.0",kernel="6.12.0-test"} 1"#,
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
