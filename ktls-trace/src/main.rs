@@ -72,5 +72,7 @@ fn log_to_stderr(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // What can't be written to stderr can't be complained about there: that would end the process.
+        .log_internal_errors(false)
         .init();
 }

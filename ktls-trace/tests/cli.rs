@@ -1,7 +1,7 @@
 //! The command line on the machine that runs the tests, whatever its kernel offers.
 
 use std::{
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -26,6 +26,30 @@ fn an_output_that_cannot_be_written_is_named_and_nothing_is_begun() {
     assert_eq!(output.status.code(), Some(2));
     let line = only_line(&output);
     assert!(line.contains("/nonexistent/events"), "{line}");
+}
+
+#[test]
+fn a_run_whose_diagnostics_nobody_reads_goes_on_to_its_end() {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_ktls-trace"))
+        .args([
+            "run",
+            "--no-bpf",
+            "--format",
+            "jsonl",
+            "--duration",
+            "500ms",
+        ])
+        .env("RUST_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(run.stderr.take());
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{:?}", output.status);
+    let events = String::from_utf8(output.stdout).expect("UTF-8");
+    let last = events.lines().last().unwrap_or_default();
+    assert!(last.contains("\"event\":\"stopped\""), "{events}");
 }
 
 #[test]
@@ -142,8 +166,8 @@ fn a_snapshot_of_a_host_without_ktls_says_so_or_why_it_cannot() {
 fn a_reader_that_goes_away_is_no_failure_of_a_snapshot() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ktls-trace"))
         .args(["snapshot", "--interval", "300ms", "--netns", "self"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     drop(child.stdout.take());

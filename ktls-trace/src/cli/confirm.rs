@@ -13,7 +13,7 @@ use ktls_trace::{
     report,
 };
 
-use super::{cannot, sending::Sending, units::parse_time};
+use super::{cannot, say, sending::Sending, units::parse_time};
 
 /// Exit status when the stall was not seen, or its cause refuted.
 const NOT_CONFIRMED: u8 = 1;
@@ -54,7 +54,7 @@ pub(crate) struct Args {
 
 /// Runs everything and prints what was found.
 pub(crate) fn run(args: &Args, programs_log: bool) -> ExitCode {
-    let mut progress = |line: &str| eprintln!("ktls-trace: {line}");
+    let mut progress = |line: &str| say(format_args!("ktls-trace: {line}"));
     let findings = match confirm::run(&args.options(programs_log), &mut progress) {
         Ok(findings) => findings,
         Err(error) => return cannot("confirm", &format_args!("could not tell: {error}")),

@@ -16,13 +16,22 @@ pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod units;
 
-use std::process::ExitCode;
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 /// Exit status for bad arguments, or when this host can't do it.
 pub(crate) const CANNOT: u8 = 2;
 
 /// One clear line on stderr, and exit status 2.
-pub(crate) fn cannot(verb: &str, why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("ktls-trace {verb}: {why}");
+pub(crate) fn cannot(verb: &str, why: &dyn fmt::Display) -> ExitCode {
+    say(format_args!("ktls-trace {verb}: {why}"));
     ExitCode::from(CANNOT)
+}
+
+/// A line on stderr. If nobody reads that any more, that is no reason to end.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _unread = writeln!(io::stderr(), "{line}");
 }

@@ -14,7 +14,7 @@ use ktls_trace::{
     observe::recording::{Reader, Replayed, replay},
 };
 
-use super::{cannot, output::Output};
+use super::{cannot, output::Output, say};
 
 /// Tell the events of a recording again, as `run --record` saw them
 #[derive(Debug, clap::Args)]
@@ -64,9 +64,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         (_, Some(why)) => cannot("replay", &why),
         (Err(error), None) => cannot("replay", &format_args!("{name} {error}")),
         (Ok(Replayed::ToTheEnd(end)), None) if end.full => {
-            eprintln!(
+            say(format_args!(
                 "ktls-trace replay: {name} had reached its limit: what came later is not in it"
-            );
+            ));
             ExitCode::SUCCESS
         }
         (Ok(_), None) => ExitCode::SUCCESS,

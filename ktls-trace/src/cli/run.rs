@@ -29,6 +29,7 @@ use super::{
     otlp::Otlp,
     output::Output,
     reload::Reloader,
+    say,
     units::{parse_netns, parse_positive_time, parse_size, parse_time},
 };
 
@@ -156,9 +157,11 @@ pub(crate) fn run(
         Err(error) => return cannot("run", &format_args!("cannot start: {error}")),
     };
     let ready = |line: &str| {
-        eprintln!("ktls-trace: {line}");
+        say(format_args!("ktls-trace: {line}"));
         for address in serves {
-            eprintln!("ktls-trace: metrics, health, stalls and events at {address}");
+            say(format_args!(
+                "ktls-trace: metrics, health, stalls and events at {address}"
+            ));
         }
     };
     let mut reloader = Reloader::new(given, words, metrics);

@@ -88,12 +88,11 @@ impl Programs {
 
     /// What the program of a hook has cost, and how often it was passed over; nothing if it is not loaded.
     pub(super) fn cost(&self, hook: Hook) -> Option<Cost> {
-        let info = match self.loaded.get(hook.symbol) {
-            Some(trampoline) => trampoline.info(),
-            None => {
-                let program: &KProbe = self.object.program(hook.program)?.try_into().ok()?;
-                info_of(program.fd().ok()?.as_fd())
-            }
+        let info = if let Some(trampoline) = self.loaded.get(hook.symbol) {
+            trampoline.info()
+        } else {
+            let program: &KProbe = self.object.program(hook.program)?.try_into().ok()?;
+            info_of(program.fd().ok()?.as_fd())
         }
         .ok()?;
         Some(Cost {
