@@ -74,8 +74,6 @@ socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the
 (the kernel makes 160,000 lines), `available_filter_functions` 0.29 s, BTF 0.09 s, before anything is done with them; measured with `cargo xtask vm --icount -- sh -c
 'cat /proc/kallsyms > /dev/null; cat /proc/uptime'` and so on. They say which functions there are and can be hooked, and whose
 addresses are in a stack. bpftrace asks for neither as a whole. Reading them only once they are needed is not done yet.
-
-**One stall among 10,000 sockets** costs more while it is watched than among 10: not within a tenth, but far from what looking at all of them takes.
 ";
 
 /// Rows of parts, each with the figure without the daemon before them.
