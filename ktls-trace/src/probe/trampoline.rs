@@ -1,5 +1,5 @@
-//! Programs that a trampoline at the entry of a function calls (`fentry`): no breakpoint, no saved registers, a tenth of a
-//! kprobe's cost.
+//! Programs that a trampoline at the entry of a function calls (`fentry`): no breakpoint and no saved
+//! registers, which costs less than a kprobe (`docs/performance.md`).
 //!
 //! aya loads such programs for functions of the kernel itself, and takes apart all of the kernel's types to find one; functions of a
 //! module it can't name. Here the plan has found both (`kernel::btf`), and what is left are four calls of `bpf(2)`.
