@@ -92,6 +92,19 @@ pub(crate) fn stall_event(name: Name, stall: &str, verdict: Verdict, gate: Optio
     event
 }
 
+/// The end of a hold of a stall with this name, so far into it.
+pub(crate) fn hold_ended(stall: &str, after_ns: u64) -> HoldEnded {
+    HoldEnded {
+        stall: stall.to_owned(),
+        after_ns,
+        verdict: Verdict::Unknown,
+        path: ReleasePath::PeerAck,
+        duration_ns: 1,
+        bytes: None,
+        records: None,
+    }
+}
+
 /// The stall of the report after `sent` bytes, its record pushed at that millisecond.
 fn held(ms: u64, sent: u32) -> Hold {
     let mut hold = corked();

@@ -8,6 +8,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use aya_log::EbpfLogger;
+use aya_obj::generated::bpf_prog_info;
 use ktls_trace_common::{counter, event::Suspect, filter::Filter, layout::Layout};
 use log::Log;
 use tokio::{
@@ -165,19 +166,18 @@ impl Probe {
     ///
     /// If nothing could be loaded or attached at all.
     pub fn load(hooks: &[Hook], options: &Options) -> Result<(Self, Attached), Error> {
-        let mut programs = Programs::new(OBJECT, load_object(options)?);
+        let waits = |hook: &Hook| hook.hot && options.probes != Probes::Full;
+        let (mut later, now): (Vec<_>, Vec<_>) = hooks.iter().copied().partition(waits);
+        if options.probes != Probes::Auto {
+            later.clear();
+        }
+        let used = [now.as_slice(), &later].concat();
+        let mut programs = Programs::new(OBJECT, load_object(options)?, &used);
         let object = &mut programs.object;
         let log = if options.log { logger(object) } else { None };
 
         let mut attached = Attached::default();
-        let mut later = Vec::new();
-        for &hook in hooks {
-            if hook.hot && options.probes != Probes::Full {
-                if options.probes == Probes::Auto {
-                    later.push(hook);
-                }
-                continue;
-            }
+        for hook in now {
             match programs.attach(hook) {
                 Ok(()) => {
                     tracing::debug!("{hook}: {}", programs.kind(hook));
@@ -209,7 +209,7 @@ impl Probe {
         let filter = Array::try_from(take(object, DATA)?)
             .map_err(|source| Error::Map { name: DATA, source })?;
         let probe = Self {
-            armory: Armory::start(programs, later, hooks.to_vec())?,
+            armory: Armory::start(programs, later, used)?,
             ring,
             deaf: false,
             counters,
@@ -316,6 +316,18 @@ pub struct Verified {
     pub error: Option<String>,
 }
 
+impl Verified {
+    /// Of a program that was accepted, of which the kernel then said this, or was not.
+    pub(super) fn of(program: String, info: Result<bpf_prog_info, String>) -> Self {
+        let accepted = info.as_ref().ok().map(|info| info.verified_insns);
+        Self {
+            program,
+            instructions: accepted.filter(|&count| count > 0),
+            error: info.err(),
+        }
+    }
+}
+
 /// Has the kernel verify every program, those included that the plan does not use here. Nothing is
 /// attached, and nothing stays.
 ///
@@ -329,7 +341,7 @@ pub fn verify(layout: Layout, hooks: &[Hook]) -> Result<Vec<Verified>, Error> {
         probes: Probes::Full,
         log: false,
     };
-    Ok(Programs::new(OBJECT, load_object(&options)?).verify(hooks))
+    Ok(Programs::new(OBJECT, load_object(&options)?, hooks).verify(hooks))
 }
 
 /// Waits for something to read in a ring buffer.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, os::fd::AsFd as _, time::Duration};
 
 use aya::{
     Ebpf,
-    programs::{KProbe, ProgramError, ProgramInfo, kprobe::KProbeLinkId},
+    programs::{KProbe, ProgramError, kprobe::KProbeLinkId},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use crate::kernel::plan::{Hook, Kind};
 pub(super) struct Programs {
     /// What aya made of it: the maps and the kprobes.
     pub(super) object: Ebpf,
-    /// Those for trampolines; `None`: the object can't be read that way.
+    /// Those for trampolines; `None`: none is wanted, or the object can't be read that way.
     trampolines: Option<Trampolines>,
     /// Those of them that are with the kernel, by function.
     loaded: HashMap<&'static str, Trampoline>,
@@ -27,11 +27,15 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Of an object whose maps are all still with it.
-    pub(super) fn new(bytes: &[u8], object: Ebpf) -> Self {
-        let trampolines = Trampolines::of(bytes, &object)
-            .inspect_err(|error| tracing::debug!("programs for trampolines: {error}"))
-            .ok();
+    /// Of an object whose maps are all still with it, for these hooks.
+    pub(super) fn new(bytes: &[u8], object: Ebpf, hooks: &[Hook]) -> Self {
+        let wanted = hooks.iter().any(|hook| hook.kind != Kind::Kprobe);
+        let read = || {
+            Trampolines::of(bytes, &object)
+                .inspect_err(|error| tracing::debug!("programs for trampolines: {error}"))
+                .ok()
+        };
+        let trampolines = wanted.then(read).flatten();
         Self {
             object,
             trampolines,
@@ -110,30 +114,19 @@ impl Programs {
             let Ok(program) = <&mut KProbe>::try_from(program) else {
                 continue; // for a trampoline
             };
-            let loaded = program.load().and_then(|()| program.info());
-            verified.push(Verified {
-                program: name.to_owned(),
-                instructions: loaded
-                    .as_ref()
-                    .ok()
-                    .and_then(ProgramInfo::verified_instruction_count),
-                error: loaded.err().map(|error| chain(&error)),
-            });
+            let loaded = program.load().and_then(|()| program.fd());
+            let loaded = loaded.map_err(|error| chain(&error));
+            let info = loaded
+                .and_then(|program| info_of(program.as_fd()).map_err(|error| error.to_string()));
+            verified.push(Verified::of(name.to_owned(), info));
         }
         for hook in hooks {
             if let (Kind::Fentry(function), Some(trampolines)) = (hook.kind, &self.trampolines) {
                 let program = format!("{PREFIX}{hook}");
                 let loaded = trampolines.load(&program, function);
-                let loaded = loaded.and_then(|trampoline| trampoline.info());
-                verified.push(Verified {
-                    instructions: loaded
-                        .as_ref()
-                        .ok()
-                        .map(|info| info.verified_insns)
-                        .filter(|&count| count > 0),
-                    error: loaded.err().map(|error| error.to_string()),
-                    program,
-                });
+                let info = loaded.and_then(|trampoline| trampoline.info());
+                let info = info.map_err(|error| error.to_string());
+                verified.push(Verified::of(program, info));
             }
         }
         verified.sort_by(|a, b| a.program.cmp(&b.program));

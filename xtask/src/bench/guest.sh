@@ -12,6 +12,19 @@ PATH=$PATH:/usr/bin
 
 now() { cut -d' ' -f1 /proc/uptime; }
 
+# It watches.
+watches() {
+    watching=$(now)
+    # With `auto` the hot programs are still being verified.
+    sleep 3
+}
+
+# How it began.
+beginning() {
+    echo "start$tab$setting$tab$begun$tab$watching"
+    echo "memory$tab$setting$tab$(memory VmRSS)$tab$(memory VmHWM)"
+}
+
 begin() {
     begun=$(now)
     : >/tmp/said
@@ -20,9 +33,7 @@ begin() {
     ktls-trace run --probes $setting --format jsonl --output /tmp/events.jsonl "$@" 2>/tmp/said &
     daemon=$!
     until grep -q watching /tmp/said; do sleep 0.01; done
-    watching=$(now)
-    # With `auto` the hot programs are still being verified.
-    sleep 3
+    watches
 }
 
 begin_bpftrace() {
@@ -34,8 +45,7 @@ begin_bpftrace() {
         kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
         sleep 0.1
     done
-    watching=$(now)
-    sleep 3
+    watches
 }
 
 end() {
@@ -97,13 +107,11 @@ for setting in $settings; do
     none | again) ;;
     bpftrace)
         begin_bpftrace
-        echo "start$tab$setting$tab$begun$tab$watching"
-        echo "memory$tab$setting$tab$(memory VmRSS)$tab$(memory VmHWM)"
+        beginning
         ;;
     *)
         [ $setting = full ] && begin $setting --metrics-listen 127.0.0.1:9190 || begin $setting
-        echo "start$tab$setting$tab$begun$tab$watching"
-        echo "memory$tab$setting$tab$(memory VmRSS)$tab$(memory VmHWM)"
+        beginning
         before=$(ran)
         sleep $idle
         echo "idle$tab$setting$tab$idle$tab$before$tab$(ran)"

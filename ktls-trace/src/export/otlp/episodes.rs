@@ -129,9 +129,9 @@ impl Episodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        correlate::{event::Body, tests::stall_event},
-        observe::ReleasePath,
+    use crate::correlate::{
+        event::Body,
+        tests::{hold_ended, stall_event},
     };
 
     fn told(episodes: &mut Episodes, name: Name, stall: &str) -> Option<Closed> {
@@ -146,24 +146,12 @@ mod tests {
         None
     }
 
-    fn hold(stall: &str, after_ns: u64) -> HoldEnded {
-        HoldEnded {
-            stall: stall.to_owned(),
-            after_ns,
-            verdict: Verdict::Unknown,
-            path: ReleasePath::PeerAck,
-            duration_ns: 1,
-            bytes: None,
-            records: None,
-        }
-    }
-
     #[test]
     fn of_a_long_episode_the_first_and_the_last_are_kept() {
         let mut episodes = Episodes::default();
         told(&mut episodes, Name::StallOpened, "a");
         for after_ns in 0..1000 {
-            episodes.hold_ended(hold("a", after_ns));
+            episodes.hold_ended(hold_ended("a", after_ns));
         }
         let closed = told(&mut episodes, Name::StallClosed, "a").unwrap();
         assert_eq!(
@@ -188,7 +176,7 @@ mod tests {
         for number in 0..OPEN + 5 {
             told(&mut episodes, Name::StallOpened, &number.to_string());
             for after_ns in 0..10 {
-                episodes.hold_ended(hold(&number.to_string(), after_ns));
+                episodes.hold_ended(hold_ended(&number.to_string(), after_ns));
             }
         }
         assert_eq!((episodes.kept, episodes.open.len()), (ALL_EVENTS, OPEN));
@@ -210,7 +198,7 @@ mod tests {
         let Body::Stall(stall) = event.body.clone() else {
             panic!("{event:?}");
         };
-        episodes.hold_ended(hold("a", 1));
+        episodes.hold_ended(hold_ended("a", 1));
         let closed = episodes.closed(event, &stall);
         assert_eq!((closed.happened.len(), closed.dropped), (0, 7));
     }

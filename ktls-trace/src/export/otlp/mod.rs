@@ -10,6 +10,7 @@ mod points;
 mod pushes;
 mod resource;
 mod span;
+mod standing;
 mod traces;
 mod value;
 

@@ -18,10 +18,11 @@ use super::{
     endpoint::Endpoint,
     points::{self, Span},
     resource::{resource, scope},
+    standing::Standing,
 };
 use crate::{
     correlate::event::Event,
-    export::{Asking, Destination, Patience, Report, Sent, Written, metrics::Metrics},
+    export::{Asking, Destination, Patience, Sent, Written, metrics::Metrics},
     kernel::capabilities,
 };
 
@@ -45,8 +46,8 @@ pub struct Pushes {
     every: Duration,
     /// When they go next; never again, if they have gone for the last time.
     due: Option<Instant>,
-    /// Whether they were not taken the last time.
-    failing: bool,
+    /// Whether they are taken.
+    standing: Standing,
 }
 
 impl Pushes {
@@ -68,7 +69,7 @@ impl Pushes {
             asking,
             every,
             due: Some(Instant::now() + FIRST.min(every)),
-            failing: false,
+            standing: Standing::good(PLACE),
         })
     }
 
@@ -153,20 +154,14 @@ impl Destination for Pushes {
         // Counted from now: after a collector that was slow there is nothing to catch up with.
         self.due = (!patience.last).then(|| Instant::now() + self.every);
         match self.push(patience) {
-            Ok(()) => {
-                let again = std::mem::replace(&mut self.failing, false);
-                let said =
-                    again.then(|| Report::Again(format!("{PLACE}: metrics are taken again")));
-                Sent { lost: 0, said }
-            }
-            Err(why) => {
-                let first = !std::mem::replace(&mut self.failing, true);
-                let why = || Report::Trouble(format!("{PLACE}: {why}; it goes on trying"));
-                Sent {
-                    lost: 1,
-                    said: first.then(why),
-                }
-            }
+            Ok(()) => Sent {
+                lost: 0,
+                said: self.standing.works("metrics"),
+            },
+            Err(why) => Sent {
+                lost: 1,
+                said: self.standing.fails(&format!("{why}; it goes on trying")),
+            },
         }
     }
 }

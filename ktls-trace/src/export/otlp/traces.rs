@@ -18,13 +18,14 @@ use super::{
     episodes::{Closed, Episodes},
     resource::{resource, scope},
     span::{self, Numbers},
+    standing::Standing,
 };
 use crate::{
     correlate::{
         HoldEnded,
         event::{Body, Event, Name},
     },
-    export::{Destination, Patience, Report, Sent, Written},
+    export::{Destination, Patience, Sent, Written},
 };
 
 /// What its losses are told under.
@@ -54,8 +55,8 @@ pub struct Traces {
     due: Instant,
     /// How often the first of them have been sent in vain.
     attempts: u32,
-    /// Whether the last attempt was in vain.
-    failing: bool,
+    /// Whether they are taken.
+    standing: Standing,
 }
 
 impl Traces {
@@ -73,7 +74,7 @@ impl Traces {
             closed: VecDeque::new(),
             due: Instant::now(),
             attempts: 0,
-            failing: false,
+            standing: Standing::good(PLACE),
         })
     }
 
@@ -117,18 +118,6 @@ impl Traces {
         self.closed.drain(..batch);
         self.attempts = 0;
         u64::try_from(batch).unwrap_or(u64::MAX)
-    }
-
-    /// What there is to say of an attempt that was in vain: something, if the one before was not.
-    fn trouble(&mut self, why: &str) -> Option<Report> {
-        let first = !std::mem::replace(&mut self.failing, true);
-        first.then(|| Report::Trouble(format!("{PLACE}: {why}")))
-    }
-
-    /// It works; what there is to say, if it did not before.
-    fn works(&mut self) -> Option<Report> {
-        let again = std::mem::replace(&mut self.failing, false);
-        again.then(|| Report::Again(format!("{PLACE}: stalls are taken again")))
     }
 }
 
@@ -179,24 +168,27 @@ impl Destination for Traces {
                     let refused = partial_success.filter(|part| part.rejected_spans > 0);
                     if let Some(part) = refused {
                         sent.lost += part.rejected_spans.unsigned_abs();
-                        self.trouble(&format!("stalls are refused: {}", part.error_message))
+                        self.standing
+                            .fails(&format!("stalls are refused: {}", part.error_message))
                     } else {
-                        self.works()
+                        self.standing.works("stalls")
                     }
                 }
                 Err(Failure::Never(why)) => {
                     sent.lost += self.done();
-                    self.trouble(&format!("{why}; stalls are lost until it works again"))
+                    self.standing
+                        .fails(&format!("{why}; stalls are lost until it works again"))
                 }
                 Err(Failure::Later(why, _)) if patience.last || self.attempts + 1 >= ATTEMPTS => {
                     sent.lost += self.done();
-                    self.trouble(&format!("{why}; stalls are lost until it works again"))
+                    self.standing
+                        .fails(&format!("{why}; stalls are lost until it works again"))
                 }
                 Err(Failure::Later(why, after)) => {
                     let pause = after.unwrap_or(FIRST_PAUSE * 2_u32.pow(self.attempts));
                     self.due = Instant::now() + pause;
                     self.attempts += 1;
-                    let said = self.trouble(&format!("{why}; it is tried again"));
+                    let said = self.standing.fails(&format!("{why}; it is tried again"));
                     sent.said = said.or(sent.said);
                     break;
                 }

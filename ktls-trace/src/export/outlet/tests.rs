@@ -3,12 +3,9 @@ use std::sync::Mutex;
 use tokio::time::sleep;
 
 use super::*;
-use crate::{
-    correlate::{
-        event::{Body, Lost, Name},
-        rules::Verdict,
-    },
-    observe::ReleasePath,
+use crate::correlate::{
+    event::{Body, Lost, Name},
+    tests::hold_ended,
 };
 
 fn event(count: u64) -> Event {
@@ -110,32 +107,20 @@ impl Destination for Gathers {
     }
 }
 
-fn hold() -> HoldEnded {
-    HoldEnded {
-        stall: "a".to_owned(),
-        after_ns: 0,
-        verdict: Verdict::Unknown,
-        path: ReleasePath::PeerAck,
-        duration_ns: 1,
-        bytes: None,
-        records: None,
-    }
-}
-
 #[test]
 fn what_was_gathered_is_sent_when_it_is_due_and_at_the_end() {
     let (gathers, sent) = Gathers::taking(Duration::ZERO);
     let outlets = Outlets::start(vec![gathers]).unwrap();
     outlets.write(&event(1));
     for _ in 0..3 {
-        outlets.hold_ended(&hold());
+        outlets.hold_ended(&hold_ended("a", 0));
     }
     let begun = Instant::now();
     while sent.lock().unwrap().is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(20));
         thread::sleep(LOOK_AGAIN);
     }
-    outlets.hold_ended(&hold());
+    outlets.hold_ended(&hold_ended("a", 0));
     assert_eq!(outlets.end(), []);
     assert_eq!(sent.lock().unwrap().iter().sum::<u64>(), 4);
 }
@@ -144,12 +129,12 @@ fn what_was_gathered_is_sent_when_it_is_due_and_at_the_end() {
 fn who_sends_when_the_run_ends_gives_up_in_time_for_that_to_be_told() {
     let (gathers, sent) = Gathers::taking(Duration::from_mins(1));
     let mut outlets = Outlets::start(vec![gathers]).unwrap();
-    outlets.hold_ended(&hold());
+    outlets.hold_ended(&hold_ended("a", 0));
     // It is about it by then.
     thread::sleep(Duration::from_millis(200));
     let begun = Instant::now();
     outlets.patient();
-    outlets.hold_ended(&hold());
+    outlets.hold_ended(&hold_ended("a", 0));
     outlets.flush();
     assert_eq!(outlets.lost()["gathers"], 2);
     let said = outlets.end();
@@ -166,7 +151,7 @@ fn holds_that_wait_leave_room_for_events_and_are_no_loss() {
     let outlets = outlets.unwrap();
     outlets.write(&event(0));
     for _ in 0..10_000 {
-        outlets.hold_ended(&hold());
+        outlets.hold_ended(&hold_ended("a", 0));
     }
     for count in 0..1000 {
         outlets.write(&event(count));
