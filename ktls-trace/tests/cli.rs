@@ -1,9 +1,13 @@
 //! The command line on the machine that runs the tests, whatever its kernel offers.
 
 use std::{
+    fs::File,
+    io::Read as _,
     process::{Command, Output, Stdio},
     time::Duration,
 };
+
+use nix::pty::openpty;
 
 /// Runs the binary and waits for it.
 fn ktls_trace(arguments: &[&str]) -> Output {
@@ -50,6 +54,33 @@ fn a_run_whose_diagnostics_nobody_reads_goes_on_to_its_end() {
     let events = String::from_utf8(output.stdout).expect("UTF-8");
     let last = events.lines().last().unwrap_or_default();
     assert!(last.contains("\"event\":\"stopped\""), "{events}");
+}
+
+/// What a run writes to a terminal.
+fn on_a_terminal(no_color: &str) -> String {
+    let terminal = openpty(None, None).expect("a terminal");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_ktls-trace"));
+    run.args(["run", "--no-bpf", "--duration", "100ms"])
+        .env("NO_COLOR", no_color)
+        .stdout(terminal.slave)
+        .stderr(Stdio::null());
+    assert!(run.status().expect("the binary runs").success());
+    // It has the other end, too.
+    drop(run);
+    let mut text = Vec::new();
+    // EIO is how a terminal says that nobody writes any more.
+    let _end = File::from(terminal.master).read_to_end(&mut text);
+    String::from_utf8(text).expect("UTF-8")
+}
+
+#[test]
+fn events_have_colours_on_a_terminal_alone_and_not_if_they_are_unwanted() {
+    let text = on_a_terminal("");
+    assert!(text.contains("\u{1b}[") && text.contains("START"), "{text}");
+    let text = on_a_terminal("1");
+    assert!(!text.contains('\u{1b}') && text.contains("START"), "{text}");
+    let piped = ktls_trace(&["run", "--no-bpf", "--duration", "100ms"]);
+    assert!(!piped.stdout.contains(&0x1b));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -120,6 +122,34 @@ fn who_listens_to_events_gets_those_that_were_before() {
         .unwrap();
     let event: serde_json::Value = serde_json::from_str(&data).unwrap();
     assert_eq!(event["event"], "started");
+    run.stop();
+}
+
+#[test]
+fn listeners_leave_room_for_who_asks() {
+    let run = Run::start("0");
+    let listen = || {
+        let mut stream = TcpStream::connect(&run.address).unwrap();
+        write!(stream, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = String::new();
+        BufReader::new(stream.try_clone().unwrap())
+            .read_line(&mut status)
+            .unwrap();
+        (stream, status)
+    };
+    let (mut listeners, statuses): (Vec<_>, Vec<_>) = (0..33).map(|_| listen()).unzip();
+    let (refused, served) = statuses.split_last().unwrap();
+    assert!(served.iter().all(|status| status.contains(" 200 ")));
+    assert!(refused.contains(" 503 "), "{refused}");
+    let (head, _) = get(TcpStream::connect(&run.address).unwrap(), "/healthz");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    // One that goes makes room.
+    drop(listeners.remove(0));
+    let again = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        listen().1.contains(" 200 ")
+    });
+    assert!(again);
     run.stop();
 }
 

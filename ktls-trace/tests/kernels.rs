@@ -237,6 +237,21 @@ fn every_recorded_kernel_has_the_hooks_and_the_layout_that_are_known_of_it() {
 }
 
 #[test]
+fn the_types_alone_tell_which_hooks_there_are() {
+    for Expected { kernel, .. } in EXPECTED {
+        let layout = layout(kernel);
+        let by_types = Symbols::from_types(&layout.as_ref().unwrap().functions);
+        let by_types = Facts::assemble(text(kernel, "release"), Ok(by_types), layout, false);
+        assert_eq!(by_types.tls, Tls::Present, "{kernel}");
+        assert_eq!(
+            Plan::new(&by_types, &[]),
+            Plan::new(&facts(kernel), &[]),
+            "{kernel}"
+        );
+    }
+}
+
+#[test]
 fn every_folder_is_a_kernel_that_is_tested() {
     let mut tested: Vec<&str> = EXPECTED.iter().map(|expected| expected.kernel).collect();
     tested.push(WITHOUT_TLS);

@@ -341,6 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_the_default_file_is_an_option() {
+        let file = default_file();
+        let keys: Vec<&str> = file
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' ') && line.contains(" = "))
+            .collect();
+        assert!(keys.len() > 20, "{file}");
+        for key in keys {
+            let read = words(key);
+            assert!(
+                !read.is_err_and(|error| error.contains("no option")),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
     fn every_option_is_a_key_and_its_value_is_read_as_on_the_command_line() {
         let text = "threshold = \"30ms\"\nport = 443\nno-bpf = true\nwithout = [\"tls_push_sg\", \"sock_diag\"]\n";
         let mut words = words(text).unwrap();

@@ -215,6 +215,11 @@ impl Correlator {
         keys
     }
 
+    /// Whether this socket is known by this name.
+    pub fn is_watched(&self, key: SocketKey) -> bool {
+        self.sockets.contains_key(&key)
+    }
+
     /// Stalls opened so far.
     pub fn stalls(&self) -> u64 {
         self.context.opened

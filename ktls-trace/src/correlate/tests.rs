@@ -310,6 +310,27 @@ fn successive_holds_are_one_episode_that_counts_who_let_them_go() {
 }
 
 #[test]
+fn the_cadence_is_that_of_what_let_most_holds_go() {
+    for (path, cadence) in [
+        (ReleasePath::PeerAck, Cadence::DelayedAck),
+        (ReleasePath::PersistTimer, Cadence::Persist),
+    ] {
+        let mut bench = Bench::new();
+        let mut sent = 0;
+        for hold in 0..3_u64 {
+            let start = hold * 210;
+            bench.at(start, refused(held(start, sent)));
+            bench.at(start + 30, What::Tick);
+            sent += 16406;
+            bench.at(start + 205, released(sent, path));
+        }
+        bench.at(3000, What::Tick);
+        let stall = stall_of(bench.events.last().unwrap());
+        assert_eq!(stall.cadence, Some(cadence));
+    }
+}
+
+#[test]
 fn two_records_held_together_are_counted_as_two() {
     let mut hold = held(0, 0);
     hold.socket.write_seq = Some(32812);

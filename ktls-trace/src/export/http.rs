@@ -36,8 +36,10 @@ pub use self::{address::Address, routes::HealthReport};
 use super::{asking::Asking, metrics::Metrics, stream::Stream};
 use crate::{correlate::event::Event, kernel::capabilities};
 
-/// Connections at a time; others wait.
+/// Connections at a time to one address; others wait.
 const CONNECTIONS: usize = 64;
+/// Of which listen to events, over all addresses; others are told to come back.
+const LISTENERS: usize = 32;
 /// How long a connection may be silent before it has asked for something.
 const SILENT: Duration = Duration::from_secs(30);
 /// How long a client may leave unread what it is sent, in milliseconds.
@@ -106,7 +108,9 @@ impl Listening {
     }
 
     /// Takes connections until it is dropped.
-    async fn run(self, routes: Router, room: Arc<Semaphore>) -> io::Result<()> {
+    async fn run(self, routes: Router) -> io::Result<()> {
+        // Each address has its own: who is refused at one can still ask at another.
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
         match self.socket {
             Socket::Tcp(socket) => {
                 // A client that never reads is given up, as one that is gone would be.
@@ -125,13 +129,12 @@ impl Listening {
 
 /// The thread: takes connections where it is told to, until it can't be told anything any more.
 async fn listen(mut orders: UnboundedReceiver<Order>, routes: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut listeners = Vec::new();
     while let Some(order) = orders.recv().await {
         match order {
             Order::Open(socket) => {
                 let (asked, address) = (socket.asked.clone(), socket.address.clone());
-                let serve = socket.run(routes.clone(), Arc::clone(&room));
+                let serve = socket.run(routes.clone());
                 let task = tokio::spawn(async move {
                     if let Err(error) = serve.await {
                         tracing::error!("{address}: {error}");
@@ -237,6 +240,7 @@ impl Http {
         let shared = Arc::new(Shared {
             metrics,
             stream: Stream::new(),
+            listeners: Arc::new(Semaphore::new(LISTENERS)),
         });
         let (orders, taken) = unbounded_channel();
         let routes = routes(Serving {
@@ -283,4 +287,6 @@ impl Http {
 struct Shared {
     metrics: Arc<Metrics>,
     stream: Stream,
+    /// Room for who listens to events, without end.
+    listeners: Arc<Semaphore>,
 }

@@ -180,6 +180,7 @@ impl Outlets {
         let event = Arc::new(event.clone());
         for outlet in &self.each {
             if (outlet.takes)(&event) {
+                outlet.shared.events.fetch_add(1, Ordering::Relaxed);
                 outlet.offer(Order::Write(Arc::clone(&event)), self.ending);
             }
         }
@@ -275,7 +276,13 @@ impl Outlets {
             // Its end closes the channel.
             let ended = outlet.ended.recv_timeout(patience);
             if ended == Err(RecvTimeoutError::Timeout) {
-                tracing::warn!("{}: still not written, left behind", outlet.place);
+                let place = outlet.place;
+                match outlet.shared.events.load(Ordering::Relaxed) {
+                    0 => tracing::warn!("{place}: still not done, left behind"),
+                    left => tracing::warn!(
+                        "{place}: still not written, left behind: {left} events are lost"
+                    ),
+                }
             }
         }
         let mut said = Vec::new();
@@ -316,6 +323,8 @@ struct Shared {
     lost: AtomicU64,
     /// Whether the queue had no room for the last event.
     full: AtomicBool,
+    /// Events in the queue, and the one that is being written.
+    events: AtomicUsize,
     /// Holds in the queue.
     holds: AtomicUsize,
     /// Whether it is to be opened anew.
@@ -389,7 +398,10 @@ impl Outlet {
                 }
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
                     match back {
-                        Order::Write(_) => self.lose(),
+                        Order::Write(_) => {
+                            self.shared.events.fetch_sub(1, Ordering::Relaxed);
+                            self.lose();
+                        }
                         Order::HoldEnded(_) => {
                             self.shared.holds.fetch_sub(1, Ordering::Relaxed);
                         }
@@ -451,22 +463,26 @@ fn serve(
             say(Report::Trouble(format!("{why}; going on with the old one")));
         }
         match order {
-            Order::Write(event) => match destination.write(&event) {
-                Written::Yes => {}
-                Written::Lost(why) => {
-                    shared.lost.fetch_add(1, Ordering::Relaxed);
-                    say(Report::Trouble(format!(
-                        "{why}; events are lost until it works again"
-                    )));
+            Order::Write(event) => {
+                let written = destination.write(&event);
+                shared.events.fetch_sub(1, Ordering::Relaxed);
+                match written {
+                    Written::Yes => {}
+                    Written::Lost(why) => {
+                        shared.lost.fetch_add(1, Ordering::Relaxed);
+                        say(Report::Trouble(format!(
+                            "{why}; events are lost until it works again"
+                        )));
+                    }
+                    Written::StillLost => {
+                        shared.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Written::ReaderGone => {
+                        say(Report::ReaderGone(destination.place()));
+                        return;
+                    }
                 }
-                Written::StillLost => {
-                    shared.lost.fetch_add(1, Ordering::Relaxed);
-                }
-                Written::ReaderGone => {
-                    say(Report::ReaderGone(destination.place()));
-                    return;
-                }
-            },
+            }
             Order::HoldEnded(hold) => {
                 shared.holds.fetch_sub(1, Ordering::Relaxed);
                 destination.hold_ended(hold);

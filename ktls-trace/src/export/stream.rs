@@ -1,7 +1,7 @@
-//! Events as they come, for whoever listens over HTTP: the last ones first, then each as it is told.
+//! Events as they come, for whoever listens over HTTP: the last ones first and what is open, then each as it is told.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -24,6 +24,23 @@ pub(super) struct Told {
     pub(super) name: String,
     /// As JSON, in one line.
     pub(super) json: String,
+    /// The stall that it is about.
+    stall: Option<String>,
+}
+
+impl Told {
+    /// An event; nothing if it can't be written, and there is none such.
+    fn of(event: &Event) -> Option<Self> {
+        let stall = match &event.body {
+            Body::Stall(stall) => Some(stall.stall.clone()),
+            _ => None,
+        };
+        Some(Self {
+            name: name_of(&event.event).unwrap_or_default(),
+            json: serde_json::to_string(event).ok()?,
+            stall,
+        })
+    }
 }
 
 /// The events of a run.
@@ -57,13 +74,9 @@ impl Stream {
 
     /// Tells an event to everybody who listens, and keeps it.
     pub(super) fn tell(&self, event: &Event) {
-        let Ok(json) = serde_json::to_string(event) else {
-            return; // there is no event that can't be written
+        let Some(told) = Told::of(event).map(Arc::new) else {
+            return;
         };
-        let told = Arc::new(Told {
-            name: name_of(&event.event).unwrap_or_default(),
-            json,
-        });
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner {
             kept,
@@ -87,13 +100,23 @@ impl Stream {
         kept.push_back(told);
     }
 
-    /// The last events, and what gets those that follow them.
+    /// The last events, after the last one of every stall that is open and not among them; and what gets those that follow.
     pub(super) fn listen(&self) -> (Vec<Arc<Told>>, broadcast::Receiver<Arc<Told>>) {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (
-            inner.kept.iter().cloned().collect(),
-            inner.listeners.subscribe(),
-        )
+        let kept: Vec<_> = inner.kept.iter().cloned().collect();
+        let open = inner.open.clone();
+        let more = inner.listeners.subscribe();
+        // Writing them takes its time, and who traces may want to tell something.
+        drop(inner);
+        let among_kept: BTreeSet<&str> = kept
+            .iter()
+            .filter_map(|told| told.stall.as_deref())
+            .collect();
+        let pushed_out = open
+            .iter()
+            .filter(|(stall, _)| !among_kept.contains(stall.as_str()))
+            .filter_map(|(_, event)| Told::of(event).map(Arc::new));
+        (pushed_out.chain(kept.iter().cloned()).collect(), more)
     }
 }
 
@@ -124,6 +147,26 @@ mod tests {
         let told = more.try_recv().unwrap();
         assert_eq!(told.name, "stall-opened");
         assert!(more.try_recv().is_err());
+    }
+
+    #[test]
+    fn who_comes_later_gets_a_stall_that_is_open_though_much_was_told_since() {
+        let stream = Stream::new();
+        let event = |name, stall| stall_event(name, stall, Verdict::Unknown, None);
+        stream.tell(&event(Name::StallOpened, "a"));
+        stream.tell(&event(Name::StallOpened, "b"));
+        stream.tell(&event(Name::StallClosed, "b"));
+        for count in 0..100 {
+            stream.tell(&lost(count));
+        }
+        stream.tell(&event(Name::StallOpened, "c"));
+        let stalls: Vec<_> = stream
+            .listen()
+            .0
+            .iter()
+            .filter_map(|told| told.stall.clone())
+            .collect();
+        assert_eq!(stalls, ["a", "c"]);
     }
 
     #[test]

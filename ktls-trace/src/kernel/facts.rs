@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
+    Plan,
     btf::{self, Resolved},
     modules::{self, Tls},
     symbols::Symbols,
@@ -32,8 +33,31 @@ impl Facts {
     pub fn gather_from(btf_directory: &Path, without: &Without) -> Self {
         Self::assemble(
             release(),
-            Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}")),
+            read_symbols(),
             btf::read(btf_directory, without).map_err(|error| error.to_string()),
+            modules::tls_is_loaded(),
+        )
+    }
+
+    /// Looks at what hooks take: which functions there are is told by their types, and the tables, which take longer
+    /// than the rest of a start, are read only if something would go unobserved otherwise.
+    pub fn for_hooks(btf_directory: &Path, without: &Without) -> Self {
+        let layout = btf::read(btf_directory, without).map_err(|error| error.to_string());
+        let functions = layout.as_ref().map(|resolved| &resolved.functions);
+        let by_types = Self::assemble(
+            release(),
+            functions.map(Symbols::from_types).map_err(Clone::clone),
+            layout,
+            modules::tls_is_loaded(),
+        );
+        let plan = Plan::new(&by_types, &without.functions);
+        if plan.obstacle.is_some() || plan.unserved().is_empty() {
+            return by_types;
+        }
+        Self::assemble(
+            by_types.release,
+            read_symbols(),
+            by_types.layout,
             modules::tls_is_loaded(),
         )
     }
@@ -71,6 +95,11 @@ impl Facts {
             tls,
         }
     }
+}
+
+/// The tables of functions.
+fn read_symbols() -> Result<Symbols, String> {
+    Symbols::read().map_err(|error| format!("/proc/kallsyms: {error}"))
 }
 
 /// `uname -r`.

@@ -1,14 +1,20 @@
 //! The kernel's functions by name (`/proc/kallsyms`) and which of them can be probed
 //! (`available_filter_functions`).
 //!
-//! Only the functions of [`WANTED`] are kept: the tables have hundreds of thousands of rows.
+//! Only the functions of [`HOOKED`] and [`RECOGNISED`] are kept: the tables have hundreds of thousands of rows.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     io::{self, BufRead, BufReader},
     path::Path,
+    sync::{Arc, LazyLock},
 };
+
+use super::btf::FunctionId;
+
+/// Where the kernel shows its functions, and to whoever may see them where they are.
+const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Functions that hooks are put on.
 pub const HOOKED: &[&str] = &[
@@ -74,7 +80,7 @@ impl Symbols {
     /// If `/proc/kallsyms` can't be read. That the list of traceable functions can't be read is
     /// not an error: [`Function::traceable`] is then unknown.
     pub fn read() -> io::Result<Self> {
-        let mut symbols = Self::from_kallsyms(BufReader::new(File::open("/proc/kallsyms")?))?;
+        let mut symbols = Self::from_kallsyms(BufReader::new(File::open(KALLSYMS)?))?;
         for tracing in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
             let path = Path::new(tracing).join("available_filter_functions");
             if let Ok(file) = File::open(path) {
@@ -83,6 +89,22 @@ impl Symbols {
             }
         }
         Ok(symbols)
+    }
+
+    /// The functions of which the kernel's types tell, without addresses.
+    pub fn from_types(functions: &HashMap<&'static str, FunctionId>) -> Self {
+        let function = |(&name, id): (&&'static str, &FunctionId)| {
+            let module = id.of_tls.then(|| "tls".to_owned());
+            let function = Function {
+                range: None,
+                module,
+                traceable: None,
+            };
+            (name, function)
+        };
+        Self {
+            functions: functions.iter().map(function).collect(),
+        }
     }
 
     /// Reads a table in the format of `/proc/kallsyms`.
@@ -190,6 +212,53 @@ impl Symbols {
     }
 }
 
+/// The running kernel's functions with their addresses, read when they are first asked for: to make the table's 160,000
+/// lines takes the kernel longer than to attach the hooks.
+#[derive(Clone)]
+pub struct Addresses(Arc<LazyLock<Symbols, Reading>>);
+
+/// What reads them.
+type Reading = Box<dyn FnOnce() -> Symbols + Send>;
+
+impl Addresses {
+    /// Those that were read already.
+    pub fn known(symbols: Symbols) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(|| symbols))))
+    }
+
+    /// Those that the kernel shows to whoever calls this. Reading takes no capability any more.
+    pub fn of_running_kernel() -> Self {
+        let table = File::open(KALLSYMS);
+        let read = || {
+            let symbols = table.and_then(|table| Symbols::from_kallsyms(BufReader::new(table)));
+            symbols.unwrap_or_else(|error| {
+                tracing::warn!("{KALLSYMS}: {error}; who lets held bytes go stays unknown");
+                Symbols::default()
+            })
+        };
+        Self(Arc::new(LazyLock::new(Box::new(read))))
+    }
+
+    /// The functions; none if they could not be read. It takes its time once.
+    pub fn get(&self) -> &Symbols {
+        &self.0
+    }
+}
+
+/// Whether the kernel shows addresses to this thread (`kptr_restrict`), from the first lines of the table.
+pub fn addresses_are_shown() -> bool {
+    File::open(KALLSYMS).is_ok_and(|table| show_addresses(BufReader::new(table)))
+}
+
+/// The same of a table, of which a buffer's fill is read.
+fn show_addresses(mut table: impl BufRead) -> bool {
+    let begun = table.fill_buf().unwrap_or_default();
+    let address = |line: &[u8]| hexadecimal(line.split(u8::is_ascii_whitespace).next()?);
+    begun
+        .split(|&byte| byte == b'\n')
+        .any(|line| address(line).is_some_and(|address| address != 0))
+}
+
 /// Reads the next line into a buffer that is used again; `false` at the end.
 fn next_line(table: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
@@ -268,6 +337,15 @@ ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
         assert!(symbols.can_probe("tcp_send_probe0"));
         assert!(!symbols.shows_addresses());
         assert_eq!(symbols.name_of(0), None);
+    }
+
+    #[test]
+    fn whether_addresses_are_shown_is_seen_by_the_first_lines() {
+        let per_processor = "0000000000000000 A fixed_percpu_data\n";
+        let table = |second: &str| format!("{per_processor}{second} A cpu_debug_store\n");
+        assert!(show_addresses(table("0000000000001000").as_bytes()));
+        assert!(!show_addresses(table("0000000000000000").as_bytes()));
+        assert!(!show_addresses(&b""[..]));
     }
 
     #[test]

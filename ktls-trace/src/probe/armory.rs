@@ -21,7 +21,7 @@ use super::{
     programs::Programs,
 };
 use crate::{
-    kernel::{capabilities, plan::Hook},
+    kernel::{capabilities, plan::Hook, symbols::Addresses},
     memory,
 };
 
@@ -81,11 +81,13 @@ impl Drop for Armory {
 }
 
 impl Armory {
-    /// Hands over the programs, with the hot hooks that are to be attached on order.
+    /// Hands over the programs, with the hot hooks that are to be attached on order, and the addresses that one of them
+    /// makes needed: whoever listens must not have to wait for those.
     pub(super) fn start(
         mut programs: Programs,
         hot: Vec<Hook>,
         all: Vec<Hook>,
+        addresses: Addresses,
     ) -> Result<Self, Error> {
         let mut memory = Memory {
             sends: open_map(&mut programs.object, "TX")?,
@@ -100,6 +102,9 @@ impl Armory {
                     Ok(()) => tracing::debug!("{hook}: {}", programs.kind(hook)),
                     Err(error) => tracing::debug!("{hook}: {}", chain(&error)),
                 }
+            }
+            if !hot.is_empty() {
+                addresses.get();
             }
             memory::give_back();
             let mut attached = Vec::new();

@@ -37,8 +37,8 @@ pub struct Decoded {
 }
 
 /// Decodes one record, or `None` if it is of no known kind or too short: an event of a future or
-/// damaged kind is passed over, never guessed at.
-pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
+/// damaged kind is passed over, never guessed at. `symbols` is asked only about who let held bytes go.
+pub fn decode<'a>(bytes: &[u8], symbols: impl FnOnce() -> &'a Symbols) -> Option<Decoded> {
     let header: Header = read(bytes)?;
     let key = SocketKey(header.generation);
     let what = match header.kind {
@@ -59,7 +59,7 @@ pub fn decode(bytes: &[u8], symbols: &Symbols) -> Option<Decoded> {
                 key,
                 bytes: record.end_seq.wrapping_sub(record.snd_nxt),
                 end_seq: record.end_seq,
-                path: release_path(stack, symbols),
+                path: release_path(stack, symbols()),
             }
         }
         event::PERSIST_ARMED => What::PersistArmed { key },

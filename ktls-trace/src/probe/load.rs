@@ -20,7 +20,10 @@ use super::{
     armory::{Armed, Armory, Cost},
     programs::Programs,
 };
-use crate::kernel::plan::{Hook, Probes};
+use crate::kernel::{
+    plan::{Hook, Probes},
+    symbols::Addresses,
+};
 
 /// The programs, built by `build.rs`.
 pub(super) static OBJECT: &[u8] =
@@ -160,12 +163,16 @@ impl Suspects {
 
 impl Probe {
     /// Loads the programs of these hooks and attaches them. A hook that fails is reported in
-    /// [`Attached::failed`] and costs only its own observation.
+    /// [`Attached::failed`] and costs only its own observation. `addresses` are read before a hook that needs them.
     ///
     /// # Errors
     ///
     /// If nothing could be loaded or attached at all.
-    pub fn load(hooks: &[Hook], options: &Options) -> Result<(Self, Attached), Error> {
+    pub fn load(
+        hooks: &[Hook],
+        options: &Options,
+        addresses: Addresses,
+    ) -> Result<(Self, Attached), Error> {
         let waits = |hook: &Hook| hook.hot && options.probes != Probes::Full;
         let (mut later, now): (Vec<_>, Vec<_>) = hooks.iter().copied().partition(waits);
         if options.probes != Probes::Auto {
@@ -176,6 +183,9 @@ impl Probe {
         let object = &mut programs.object;
         let log = if options.log { logger(object) } else { None };
 
+        if now.iter().any(|hook| hook.hot) {
+            addresses.get();
+        }
         let mut attached = Attached::default();
         for hook in now {
             match programs.attach(hook) {
@@ -209,7 +219,7 @@ impl Probe {
         let filter = Array::try_from(take(object, DATA)?)
             .map_err(|source| Error::Map { name: DATA, source })?;
         let probe = Self {
-            armory: Armory::start(programs, later, used)?,
+            armory: Armory::start(programs, later, used, addresses)?,
             ring,
             deaf: false,
             counters,

@@ -11,7 +11,7 @@ use crate::{
         Facts, Plan, capabilities,
         modules::Tls,
         plan::{Choice, Hook, Observable, Probes},
-        symbols::Symbols,
+        symbols::Addresses,
     },
     observe::{SocketKey, What, recording::KernelFacts},
     probe::{self, Armed, Attached, Probe, Stir},
@@ -37,7 +37,7 @@ pub(super) struct Hooks {
     /// What is attached and what is not.
     pub(super) attached: Attached,
     /// The functions, to read stacks by.
-    pub(super) symbols: Symbols,
+    pub(super) addresses: Addresses,
     /// Sockets under suspicion: their address and generation in the kernel's table.
     pub(super) suspects: HashMap<SocketKey, (u64, u64)>,
     /// Whether the hot hooks were ordered to be attached.
@@ -96,15 +96,18 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
         probes: options.probes(),
         log: options.programs_log,
     };
-    let (probe, attached) = Probe::load(&plan.hooks(), &probe_options)?;
+    let addresses = match &facts.symbols {
+        Ok(symbols) if symbols.shows_addresses() => Addresses::known(symbols.clone()),
+        _ => Addresses::of_running_kernel(),
+    };
+    let (probe, attached) = Probe::load(&plan.hooks(), &probe_options, addresses.clone())?;
     for (hook, error) in &attached.failed {
         tracing::warn!("{} can't be hooked: {error}", hook.symbol);
     }
-    let symbols = facts.symbols.clone().unwrap_or_default();
     Ok(Hooks {
         probe,
         attached,
-        symbols,
+        addresses,
         suspects: HashMap::new(),
         armed: false,
         probes: probe_options.probes,
@@ -222,7 +225,7 @@ impl Session<'_> {
 
     /// Attaches, now that kernel TLS is there.
     pub(super) fn tls_appeared(&mut self) {
-        let facts = Facts::gather_from(&self.options.btf, &self.options.without);
+        let facts = Facts::for_hooks(&self.options.btf, &self.options.without);
         self.plan = Plan::new(&facts, &self.options.without.functions);
         self.mode = observe_how(&self.options, &facts, &self.plan);
         self.give_up_capabilities();

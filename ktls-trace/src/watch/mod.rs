@@ -6,6 +6,7 @@ mod hooks;
 mod poller;
 pub(crate) mod process;
 mod reload;
+mod ring;
 mod service;
 mod session;
 mod tell;

@@ -16,7 +16,6 @@ use super::{
     clock,
     hooks::{Calm, Mode, observe_how, stirs},
     poller::{Answer, Poller},
-    process,
     service::Manager,
 };
 use crate::{
@@ -24,14 +23,14 @@ use crate::{
     export::{Exports, Report, Wish},
     kernel::{
         Facts, Plan, capabilities, modules, namespaces::Which, netns, plan::Probes,
-        symbols::Symbols, without::Without,
+        symbols::addresses_are_shown, without::Without,
     },
     memory,
     observe::{
         Observation, SocketKey, What,
         recording::{KernelFacts, Recorder},
     },
-    probe::{self, Stir},
+    probe::Stir,
     watch::{Control, Reread, Seen},
 };
 
@@ -41,8 +40,6 @@ const HOUSEKEEPING: Duration = Duration::from_millis(250);
 const QUIET_HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_EVERY: Duration = Duration::from_secs(10);
-/// Records of the ring buffer that are taken before it is looked whether there is something else to do.
-const AT_ONCE: usize = 512;
 
 /// What a run goes by.
 #[derive(Clone, Debug)]
@@ -128,6 +125,8 @@ pub(super) struct Session<'a> {
     pub(super) unanswered: u64,
     /// The reader of the output is gone.
     pub(super) reader_gone: bool,
+    /// Sockets that the correlator has forgotten and the programs have not.
+    pub(super) forgotten: Vec<SocketKey>,
     /// Since when there is nothing for the hot hooks to do.
     pub(super) calm: Calm,
     /// Up to which moment the ring buffer was read, if more waits in it: time must not run ahead of what was seen.
@@ -153,7 +152,7 @@ pub async fn run(
     let facts = if options.no_bpf {
         Facts::without_hooks()
     } else {
-        Facts::gather_from(&options.btf, &options.without)
+        Facts::for_hooks(&options.btf, &options.without)
     };
     let control = Control {
         recorder,
@@ -201,7 +200,7 @@ pub async fn run_within(
     let mut session = Session {
         control,
         correlator: Correlator::new(config),
-        losses: losses_of(&options, &mode, &facts),
+        losses: losses_of(&options, &mode),
         options,
         mode,
         plan,
@@ -211,6 +210,7 @@ pub async fn run_within(
         lost: BTreeMap::new(),
         unanswered: 0,
         reader_gone: false,
+        forgotten: Vec::new(),
         calm: Calm::default(),
         behind_ns: None,
         manager: Manager::find(),
@@ -237,10 +237,8 @@ pub async fn run_within(
 }
 
 /// What missing capabilities cost.
-fn losses_of(options: &Options, mode: &Mode, facts: &Facts) -> Vec<String> {
-    let shows = |symbols: &Symbols| symbols.shows_addresses();
-    let hides_addresses =
-        !matches!(mode, Mode::Polling(_)) && !facts.symbols.as_ref().is_ok_and(shows);
+fn losses_of(options: &Options, mode: &Mode) -> Vec<String> {
+    let hides_addresses = !matches!(mode, Mode::Polling(_)) && !addresses_are_shown();
     let failed = match mode {
         Mode::Hooks(hooks) => !hooks.attached.failed.is_empty(),
         Mode::WaitingForTls => false,
@@ -336,7 +334,7 @@ impl Session<'_> {
     }
 
     /// Hands an observation to the correlator and does what follows.
-    fn take(&mut self, observation: &Observation) {
+    pub(super) fn take(&mut self, observation: &Observation) {
         if let Some(recorder) = &mut self.control.recorder {
             recorder.observed(observation);
         }
@@ -357,67 +355,9 @@ impl Session<'_> {
             Output::Poll(poll) => self.poller.ask(poll),
             Output::Forget(key) => {
                 self.named.retain(|&(named, _)| named != key);
-                if let Mode::Hooks(hooks) = &mut self.mode
-                    && let Some((sk, generation)) = hooks.suspects.remove(&key)
-                {
-                    hooks.probe.suspects.clear(sk, generation);
-                }
+                self.forgotten.push(key);
+                self.clear_forgotten();
             }
-        }
-    }
-
-    /// Takes what waits in the ring buffer, but not for ever if it fills faster than that.
-    pub(super) fn drain(&mut self) {
-        let mut seen_ns = None;
-        for _ in 0..AT_ONCE {
-            let decoded = match &mut self.mode {
-                Mode::Hooks(hooks) => {
-                    let record = hooks.probe.ring.get_mut().next();
-                    record.map(|record| probe::decode(&record, &hooks.symbols))
-                }
-                Mode::WaitingForTls | Mode::Polling(_) => None,
-            };
-            let Some(decoded) = decoded else {
-                self.behind_ns = None;
-                return;
-            };
-            let Some(decoded) = decoded else { continue };
-            let observation = decoded.observation;
-            seen_ns = seen_ns.max(Some(observation.at_ns));
-            let key = SocketKey(decoded.generation);
-            if observation.what.makes_suspect()
-                && let Mode::Hooks(hooks) = &mut self.mode
-            {
-                hooks.suspects.insert(key, (decoded.sk, decoded.generation));
-            }
-            let pid = match &observation.what {
-                What::Refused { process, .. } => Some(process.pid),
-                What::PersistFired { hold, .. } | What::RetransmitTimeout { hold, .. } => {
-                    hold.writer_pid
-                }
-                _ => None,
-            };
-            self.take(&observation);
-            if let Some(pid) = pid {
-                self.name(key, pid, observation.at_ns);
-            }
-        }
-        self.behind_ns = Some(seen_ns.unwrap_or_else(clock::monotonic_ns));
-    }
-
-    /// Looks up a process once for a socket. It is named at the moment it was seen: a later one would
-    /// run ahead of what still waits in the ring buffer.
-    fn name(&mut self, key: SocketKey, pid: u32, at_ns: u64) {
-        if self.named.insert((key, pid)) {
-            let (comm, exe, cgroup) = (process::comm(pid), process::exe(pid), process::cgroup(pid));
-            let what = What::ProcessNamed {
-                key,
-                pid,
-                comm,
-                exe,
-                cgroup,
-            };
-            self.take(&Observation { at_ns, what });
         }
     }
 

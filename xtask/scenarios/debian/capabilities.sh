@@ -27,13 +27,38 @@ loses() {
     has /tmp/status "$text" || fail "without $capability, $text is not named"
 }
 
+# tells FILTER: whether events of stalls since it began last are as this says.
+tells() {
+    jq -es "(map(.event == \"started\") | rindex(true)) as \$began
+        | .[\$began:] | map(select(.event | startswith(\"stall-\"))) | length > 0 and ($1)" "$events" > /dev/null
+}
+
+# Lets it watch for a while, and ends it: the end of an episode has everything that was seen.
+watched() {
+    until_true 60 tells 'any(.[]; .event == "stall-opened")'
+    sleep 8
+    check systemctl stop ktls-trace.service
+}
+
 step "as shipped"
+# A stall of another user's process, in a network namespace of its own.
+systemd-run --quiet --unit stall --uid nobody --property PrivateNetwork=yes ktls-trace repro --duration 1h
 with
 [ "$code" = 0 ] || fail "status $code"
+watched
+check tells 'any(.[]; .confidence == "proven" and .process.exe != null and .evidence.sock_diag != null)'
+check tells 'any(.[]; .event == "stall-closed" and .released."peer-ack" + .released."persist-timer" > 0)'
 
 loses CAP_NET_ADMIN 'without CAP_NET_ADMIN' CapabilityBoundingSet=~CAP_NET_ADMIN
+watched
+check tells 'all(.[]; .confidence == "consistent")'
 loses CAP_SYSLOG 'without CAP_SYSLOG' CapabilityBoundingSet=~CAP_SYSLOG
+watched
+check tells 'any(.[]; .event == "stall-closed" and .released.unknown > 0)'
+check tells 'all(.[]; .released."peer-ack" + .released."persist-timer" == 0)'
 loses CAP_SYS_PTRACE 'without CAP_SYS_PTRACE' CapabilityBoundingSet=~CAP_SYS_PTRACE
+watched
+check tells 'all(.[]; .process.exe == null and .evidence.sock_diag == null)'
 loses CAP_SYS_ADMIN 'missing CAP_BPF, CAP_PERFMON' CapabilityBoundingSet=~CAP_SYS_ADMIN
 
 one='CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_SYS_PTRACE CAP_SYSLOG'
@@ -46,9 +71,13 @@ with CapabilityBoundingSet= "$one" "$own"
 loses CAP_BPF 'missing CAP_BPF' CapabilityBoundingSet= "$one" CapabilityBoundingSet=~CAP_BPF "$own"
 loses CAP_PERFMON 'missing CAP_PERFMON' CapabilityBoundingSet= "$one" CapabilityBoundingSet=~CAP_PERFMON "$own"
 loses "CAP_SYS_ADMIN, with all namespaces" 'without CAP_SYS_ADMIN' CapabilityBoundingSet= "$one"
+watched
+check tells 'all(.[]; .process.exe != null and .evidence.sock_diag == null)'
+stall_ends
 
 step purge
 rm -r "${drop_in%/*}"
 systemctl daemon-reload
 check dpkg -P ktls-trace > /dev/null
+running && fail "it still runs"
 echo "everything was as it should be"

@@ -68,6 +68,8 @@ pub(super) struct Crowd {
     pub(super) ss_share: f64,
     /// Milliseconds that one of those runs took.
     pub(super) ss_ms: f64,
+    /// The guest had two processors and counted no instructions.
+    pub(super) two_processors: bool,
 }
 
 /// What the daemon takes for itself, or bpftrace.
@@ -103,6 +105,15 @@ struct Program {
 }
 
 impl Figures {
+    /// Takes everything that the script printed.
+    pub(super) fn take_all(&mut self, said: &str) -> Result<()> {
+        for line in said.lines() {
+            self.take(line)
+                .with_context(|| format!("the guest said {line:?}"))?;
+        }
+        Ok(())
+    }
+
     /// Takes a line of the script's.
     pub(super) fn take(&mut self, line: &str) -> Result<()> {
         let columns: Vec<&str> = line.split('\t').collect();
@@ -138,6 +149,10 @@ impl Figures {
                 let of = |text: &str| text.parse::<u64>().context("lines");
                 let lines = self.lines.entry(setting.to_owned()).or_default();
                 *lines += of(after)?.saturating_sub(of(before)?);
+            }
+            ["sent", setting, sends] => {
+                let sent = self.sent.entry(setting.to_owned()).or_default();
+                *sent += sends.parse::<u64>().context("sends")?;
             }
             ["stopped", setting, stopped] => {
                 let stopped: Value = serde_json::from_str(stopped).context("the last event")?;
@@ -248,6 +263,7 @@ mod tests {
             "transfer\twrite\tnone\t{\"bytes_received\":2000,\"duration_ms\":1000}",
             "transfer\twrite\tagain\t{\"bytes_received\":2002,\"duration_ms\":1000}",
             "transfer\twrite\tauto\t{\"bytes_received\":1998,\"duration_ms\":1000}",
+            "sent\tauto\t1000000",
             "lines\twrite\tauto\t1\t3",
             "stopped\tauto\t{\"refused\":7,\"back_pressure\":6}",
             "crowd\t10\t1\t0\t50000000\t9000\t{\"held\":{\"ms\":21.5}}\t1\t{\"lost\":{\"output\":2}}",
@@ -261,7 +277,10 @@ mod tests {
         let daemon = figures.daemon["auto"];
         assert!((daemon.start_s - 1.5).abs() < 1e-9 && (daemon.idle_share - 0.0005).abs() < 1e-9);
         assert_eq!((daemon.refused, daemon.back_pressure), (7, 6));
-        assert_eq!((figures.sent["auto"], figures.lines["auto"]), (200, 2));
+        assert_eq!(
+            (figures.sent["auto"], figures.lines["auto"]),
+            (1_000_200, 2)
+        );
         let crowd = figures.crowds[0];
         assert_eq!((crowd.opened, crowd.lost, crowd.resident_kib), (1, 2, 9000));
         assert!((crowd.share - 0.005).abs() < 1e-9 && (crowd.flagged_ms - 21.5).abs() < 1e-9);

@@ -1,5 +1,5 @@
 # Run in a guest that counts instructions. One line a figure, columns separated by tabs; what the columns are is known to
-# figures.rs. Arguments: which part (`all` or `check`), and seconds of a transfer.
+# figures.rs. Arguments: which part (`all`, `check`, or `two` for a guest with two processors), and seconds of a transfer.
 set -u
 part=$1
 seconds=$2
@@ -27,12 +27,15 @@ beginning() {
 
 begin() {
     begun=$(now)
-    : >/tmp/said
     setting=$1
     shift
     ktls-trace run --probes $setting --format jsonl --output /tmp/events.jsonl "$@" 2>/tmp/said &
     daemon=$!
-    until grep -q watching /tmp/said; do sleep 0.01; done
+    # Looking again and again would take part of the one processor.
+    exec 3</tmp/said
+    while read -r line <&3; do
+        case $line in *watching*) break ;; esac
+    done
     watches
 }
 
@@ -84,6 +87,14 @@ transfer() {
     told "$name" "${before-}"
 }
 
+# A million healthy sends: what is told of them.
+million() {
+    before=$(lines)
+    odd lockstep --mode write --bytes 1 --sends 1000000 >/dev/null
+    echo "sent$tab$setting${tab}1000000"
+    told million "$before"
+}
+
 # How long each program runs, by the kernel's own count, which costs time itself.
 hits() {
     sysctl -q kernel.bpf_stats_enabled=1
@@ -94,12 +105,18 @@ hits() {
 
 memory() { awk -v name="$1:" '$1 == name { print $2 }' /proc/$daemon/status; }
 
+mkfifo /tmp/said
+
 # The first transfer of all finds the page cache empty.
 ktls-trace repro --duration 1s --notsent-lowat stock >/dev/null
 
 case $part in
-all) settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600 ;;
-check) settings='none auto full' many=10000 some=1000 idle=1 ;;
+all)
+    settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600
+    crowds='10,1 10000,1 10,1000'
+    ;;
+check) settings='none auto full' many=10000 some=1000 idle=1 crowds= ;;
+two) settings= crowds='10,1000' ;;
 esac
 
 for setting in $settings; do
@@ -124,10 +141,12 @@ for setting in $settings; do
     sends 'kTLS sendfile, MSS 1448' --sends $some --mss 1460
     sends 'kTLS write' --sends $some --mode write --bytes 16384
     sends 'kTLS write, 1 byte each' --sends $many --mode write --bytes 1
+    sends 'kTLS write, refused each time' --sends $some --mode write --bytes 16384 --mss 1460 --refused 65536
     sends 'plain TCP sendfile' --sends $some --mode plain
     sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
     if [ $part = all ]; then
         [ $setting = full ] && hits
+        case $setting in auto | full) million ;; esac
         transfer 'kTLS sendfile, MSS 65483'
         transfer 'kTLS write' --mode write
         transfer 'plain TCP sendfile' --mode plain
@@ -158,8 +177,8 @@ until_opened() {
 children() { cut -d' ' -f16,17 /proc/$$/stat | awk '{ printf "%d", $1 + $2 }'; }
 
 # One stall among sockets that have nothing to send, and many stalls at once.
-[ $part = all ] && for crowd in '10 1' '10000 1' '10 1000'; do
-    set -- $crowd
+for crowd in $crowds; do
+    set -- ${crowd%,*} ${crowd#*,}
     begin auto
     odd many --idle "$1" --stalled "$2" --connections $(($2 + 1)) --seconds 60 >/dev/null &
     workload=$!

@@ -33,12 +33,25 @@ impl Where {
         self.0.is_empty()
     }
 
-    /// The text that is expected to be at a pointer, if it is expected to be just that.
-    pub(crate) fn equal_to(&self, pointer: &str) -> Option<&str> {
-        match self.0.get(pointer)? {
-            Matcher::Equals(value) => value.as_str(),
-            Matcher::All(_) => None,
-        }
+    /// The texts of which one is expected to be at a pointer; none, if something else is.
+    pub(crate) fn texts(&self, pointer: &str) -> Vec<&str> {
+        let values = match self.0.get(pointer) {
+            Some(Matcher::Equals(value)) => std::slice::from_ref(value),
+            Some(Matcher::All(Operators {
+                one_of: Some(values),
+                ..
+            })) => values,
+            Some(Matcher::All(_)) | None => &[],
+        };
+        values.iter().filter_map(Value::as_str).collect()
+    }
+
+    /// Whether it is enough to match that this text is at a pointer.
+    pub(crate) fn is_met_by(&self, pointer: &str, text: &str) -> bool {
+        let text = Value::from(text);
+        self.0
+            .iter()
+            .all(|(place, matcher)| place == pointer && matcher.matches(Some(&text)))
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) fn given(events: &str) -> BTreeSet<String> {
 /// What a scenario expects of verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Expected {
-    /// Verdicts that must be given; empty for a scenario that expects none by name.
+    /// Verdicts that must be given, alternatives in one; empty for a scenario that expects none by name.
     must: BTreeSet<String>,
     /// Whether `corked-completed-record` may not be given.
     never_corked: bool,
@@ -46,22 +46,21 @@ impl Expected {
             .expect
             .iter()
             .filter(|expected| expected.event.starts_with("stall-"))
-            .filter_map(|expected| expected.matching.equal_to("/verdict"))
-            .map(str::to_owned)
+            .map(|expected| expected.matching.texts("/verdict").join(" or "))
+            .filter(|verdicts| !verdicts.is_empty())
             .collect();
-        let forbids = |verdict: Option<&str>| {
-            text.forbid.iter().any(|forbidden| {
-                let of_stalls = forbidden.event == "*" || forbidden.event.starts_with("stall-");
-                of_stalls && forbidden.matching.equal_to("/verdict") == verdict
-            })
-        };
+        let forbids_corked = text.forbid.iter().any(|forbidden| {
+            let of_stalls = forbidden.event == "*" || forbidden.event.starts_with("stall-");
+            let matching = &forbidden.matching;
+            of_stalls && !matching.is_empty() && matching.is_met_by("/verdict", CORKED)
+        });
         let silent = text
             .forbid
             .iter()
             .any(|forbidden| forbidden.event == "stall-opened" && forbidden.matching.is_empty());
         Self {
             must,
-            never_corked: silent || forbids(Some(CORKED)),
+            never_corked: silent || forbids_corked,
             silent,
         }
     }
@@ -119,7 +118,9 @@ pub(crate) fn table(scenarios: &[Scenario], kernels: &[&str], runs: &[Run]) -> S
             cells += 1;
             wrong += usize::from(failed);
             falsely += usize::from(expected.never_corked && given.contains(CORKED));
-            missed += usize::from(expected.must.contains(CORKED) && !given.contains(CORKED));
+            // In each run of its own.
+            let misses = runs.iter().any(|run| !run.given.contains(CORKED));
+            missed += usize::from(expected.must.contains(CORKED) && misses);
             *sums
                 .entry((expected.in_words(), joined(&given)))
                 .or_default() += 1;
@@ -175,6 +176,34 @@ mod tests {
             "[[forbid]]\nevent = \"*\"\nwhere = { \"/verdict\" = \"corked-completed-record\" }\n",
         );
         assert!(not_corked.never_corked && !not_corked.silent);
+    }
+
+    #[test]
+    fn alternatives_and_what_is_forbidden_among_others_count_too() {
+        let either = expected(
+            "[[expect]]\nevent = \"stall-closed\"\nwhere = { \"/verdict\" = { one_of = [\"unknown\", \"nagle\"] } }\n",
+        );
+        assert_eq!(either.in_words(), "unknown or nagle");
+        for forbidden in [
+            "{ one_of = [\"corked-completed-record\", \"unknown\"] }",
+            "{ not = \"network-limited\" }",
+        ] {
+            let text =
+                format!("[[forbid]]\nevent = \"*\"\nwhere = {{ \"/verdict\" = {forbidden} }}\n");
+            assert!(expected(&text).never_corked, "{forbidden}");
+        }
+        let only_proven = "[[forbid]]\nevent = \"*\"\nwhere = { \"/confidence\" = \"proven\" }\n";
+        assert!(!expected(only_proven).never_corked);
+    }
+
+    #[test]
+    fn one_run_of_several_that_misses_it_is_a_miss() {
+        let corked = parse(&format!(
+            "{HEAD}[[expect]]\nevent = \"stall-closed\"\nwhere = {{ \"/verdict\" = \"{CORKED}\" }}\n"
+        ))
+        .unwrap();
+        let text = table(&[corked], &["6.12"], &[run(&[CORKED]), run(&["unknown"])]);
+        assert!(text.contains("1 missed"), "{text}");
     }
 
     #[test]

@@ -534,9 +534,14 @@ fn records_that_the_cipher_has_not_returned_are_pending() {
 #[test]
 fn the_rules_are_asked_in_this_order() {
     type Cause = fn(&mut Hold);
-    let causes: [(Verdict, Cause); 7] = [
+    let causes: [(Verdict, Cause); 8] = [
+        (Verdict::EncryptionPending, |hold| {
+            hold.socket.write_seq = hold.socket.snd_nxt;
+            hold.socket.encrypt_pending = Some(2);
+        }),
         (Verdict::SendBufferLimited, |hold| {
             *hold = all_in_flight();
+            hold.socket.encrypt_pending = Some(2);
             hold.push = hold.push.map(|push| PushFacts { flags: 0, ..push });
         }),
         (Verdict::Nagle, |hold| {

@@ -47,7 +47,7 @@ pub(super) fn routes(serving: Serving) -> Router {
 async fn index() -> &'static str {
     "ktls-trace\n\n/metrics  OpenMetrics text\n/healthz  whether everything that can be seen is seen\n\
      /stalls   stalls that are open now\n\
-     /events   events as they come (server-sent events), the last ones first\n"
+     /events   events as they come (server-sent events), after the last ones and every stall that is open\n"
 }
 
 async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response {
@@ -114,15 +114,25 @@ fn json(code: StatusCode, body: &impl Serialize) -> Response {
 /// A stream of events.
 type Events = Pin<Box<dyn tokio_stream::Stream<Item = Result<sse::Event, Infallible>> + Send>>;
 
-async fn events(State(serving): State<Serving>) -> Sse<sse::KeepAliveStream<Events>> {
+async fn events(State(serving): State<Serving>) -> Response {
+    let Ok(place) = Arc::clone(&serving.shared.listeners).try_acquire_owned() else {
+        let why = "too many listen already\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    };
     let (kept, more) = serving.shared.stream.listen();
     let kept = tokio_stream::iter(kept).map(|told| sent(&told));
-    let more = BroadcastStream::new(more).map(|told| match told {
-        Ok(told) => sent(&told),
-        Err(lagged) => sse::Event::default().comment(format!("missed: {lagged}")),
+    let more = BroadcastStream::new(more).map(move |told| {
+        // It is somebody else's once this one has gone.
+        let _place = &place;
+        match told {
+            Ok(told) => sent(&told),
+            Err(lagged) => sse::Event::default().comment(format!("missed: {lagged}")),
+        }
     });
     let all: Events = Box::pin(kept.chain(more).map(Ok));
-    Sse::new(all).keep_alive(KeepAlive::default())
+    Sse::new(all)
+        .keep_alive(KeepAlive::default())
+        .into_response()
 }
 
 /// An event as a server-sent one.

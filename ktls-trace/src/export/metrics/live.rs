@@ -113,9 +113,9 @@ impl Collector for Now {
         one(
             &mut encoder,
             "degraded",
-            "1 if something can't be seen that could be on another host, see /healthz",
+            "1 if something can't be seen, see /healthz; not while kernel TLS is not loaded",
             gauge,
-            u64::from(live.health != Health::Attached),
+            u64::from(matches!(live.health, Health::Degraded | Health::Stuck)),
         )?;
         one(
             &mut encoder,

@@ -2,16 +2,19 @@
 //! anything, so that in a guest that counts instructions the same sends take the same time.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use nix::{
     errno::Errno,
-    sys::socket::{setsockopt, sockopt::TcpMaxSeg},
+    sys::socket::{
+        setsockopt,
+        sockopt::{SndBuf, TcpMaxSeg},
+    },
 };
 use serde_json::{Value, json};
 
@@ -49,6 +52,9 @@ pub(crate) struct Arguments {
     /// `TCP_MAXSEG` of the sending end
     #[arg(long)]
     mss: Option<u32>,
+    /// Write until the send buffer of so many bytes is full, each time, and only then read; each time counts as one send
+    #[arg(long, value_name = "SO_SNDBUF")]
+    refused: Option<usize>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
@@ -57,14 +63,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         bytes,
         mode,
         mss,
+        refused,
     } = *arguments;
+    ensure!(
+        refused.is_none() || matches!(mode, Mode::Write | Mode::PlainWrite),
+        "--refused takes a mode that writes"
+    );
     let (sender, receiver) = connect(mode, mss)?;
+    if let Some(bytes) = &refused {
+        setsockopt(&sender, SndBuf, bytes).context("setting SO_SNDBUF")?;
+    }
     let mut both = Both {
         sender,
         receiver,
         payload: Payload::new()?,
         mode,
         bytes,
+        until_refused: refused.is_some(),
         buffer: vec![0; BUFFER_BYTES],
         received: 0,
     };
@@ -91,6 +106,7 @@ struct Both {
     payload: Payload,
     mode: Mode,
     bytes: u64,
+    until_refused: bool,
     buffer: Vec<u8>,
     received: u64,
 }
@@ -112,15 +128,27 @@ impl Both {
             Mode::Write | Mode::PlainWrite => {
                 let bytes = usize::try_from(self.bytes).context("--bytes")?;
                 let contents = self.buffer.get(..bytes).context("--bytes is too much")?;
-                self.sender.write_all(contents).context("writing")?;
+                if self.until_refused {
+                    until_refused(|| self.sender.write(contents)).context("writing")?;
+                } else {
+                    self.sender.write_all(contents).context("writing")?;
+                }
             }
         }
-        loop {
-            match self.receiver.read(&mut self.buffer) {
-                Ok(read) => self.received += read as u64,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context("reading"),
-            }
+        let read = until_refused(|| self.receiver.read(&mut self.buffer)).context("reading")?;
+        self.received += read;
+        Ok(())
+    }
+}
+
+/// Reads or writes until there is nothing, or no room, left; the bytes in all.
+fn until_refused(mut transfer: impl FnMut() -> io::Result<usize>) -> io::Result<u64> {
+    let mut bytes = 0;
+    loop {
+        match transfer() {
+            Ok(count) => bytes += count as u64,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(bytes),
+            Err(error) => return Err(error),
         }
     }
 }
