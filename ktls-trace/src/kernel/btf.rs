@@ -265,8 +265,8 @@ impl Types {
     /// The types of that name, each with the set it is from: the module's, which contains the kernel's, comes first.
     fn named(&self, name: &str) -> impl Iterator<Item = (&Btf, Type)> {
         let of_tls = self.tls.iter().flat_map(move |tls| {
-            let found = tls.resolve_types_by_name(name).unwrap_or_default();
-            found.into_iter().map(move |found| (tls, found))
+            let ids = ids_of_module(tls, name).into_iter();
+            ids.filter_map(move |id| Some((tls, tls.resolve_type_by_id(id).ok()?)))
         });
         // Not before it is known that the module has none.
         let of_kernel = std::iter::once_with(|| self.of_kernel(name)).flatten();
@@ -288,6 +288,13 @@ impl Types {
             .or_insert_with(|| self.vmlinux.resolve_ids_by_name(name).unwrap_or_default())
             .clone()
     }
+}
+
+/// The numbers of a module's own types of that name, without the kernel's: those are walked through once for each name.
+fn ids_of_module(module: &Btf, name: &str) -> Vec<u32> {
+    let own = module.split();
+    let ids = own.and_then(|own| own.resolve_ids_by_name(name).ok());
+    ids.unwrap_or_default()
 }
 
 impl Lookup for Types {
@@ -321,14 +328,16 @@ impl Lookup for Types {
             let found = types.resolve_type_by_id(*id);
             found.is_ok_and(|found| matches!(found, Type::Func(_)))
         };
-        let mut of_kernel = self.ids_of_kernel(name).into_iter();
-        if let Some(id) = of_kernel.find(|id| is_function(&self.vmlinux, id)) {
-            return Some(FunctionId { id, of_tls: false });
+        let of_tls = self.tls.as_ref().and_then(|tls| {
+            let mut ids = ids_of_module(tls, name).into_iter();
+            ids.find(|id| is_function(tls, id))
+        });
+        if let Some(id) = of_tls {
+            return Some(FunctionId { id, of_tls: true });
         }
-        let tls = self.tls.as_ref()?;
-        let mut of_tls = tls.resolve_ids_by_name(name).ok()?.into_iter();
-        let id = of_tls.find(|id| is_function(tls, id))?;
-        Some(FunctionId { id, of_tls: true })
+        let mut of_kernel = self.ids_of_kernel(name).into_iter();
+        let id = of_kernel.find(|id| is_function(&self.vmlinux, id))?;
+        Some(FunctionId { id, of_tls: false })
     }
 
     fn has_tls(&self) -> bool {

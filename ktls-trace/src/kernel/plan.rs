@@ -384,7 +384,7 @@ fn without(observable: Observable) -> &'static str {
         Observable::Refusal => "not observable here: stalls are found by asking sock_diag only",
         Observable::PersistArmed => "not observable here: sock_diag shows the timer",
         Observable::PersistFired => {
-            "not observable here: sock_diag shows the timer; a shut window is found by asking only"
+            "not observable here: sock_diag shows the timer; a window that shuts while nothing is held back is not noticed"
         }
         Observable::ZeroWindowProbe => {
             "not observable here: a shut window is told by its size alone"

@@ -90,21 +90,26 @@ pub(crate) fn run(place: &Place, arguments: &BenchArguments) -> Result<ExitCode>
     if *check {
         return Ok(Expected::read(&keep)?.hold_against(&figures));
     }
+    let write_out = |figures: &Figures| -> Result<String> {
+        let results = place.results("results");
+        fs::create_dir_all(&results).with_context(|| format!("creating {}", results.display()))?;
+        let json = serde_json::to_string_pretty(figures).context("encoding the figures")?;
+        write(&results.join("bench.json"), &json)?;
+        let document = document::of(figures);
+        if !no_document {
+            write(&place.workspace.join("docs/performance.md"), &document)?;
+            Expected::of(figures).write(&keep)?;
+        }
+        Ok(document)
+    };
+    // What there is by now is not lost if the other guest fails.
+    write_out(&figures)?;
     let counted = figures.crowds.len();
     figures.take_all(&boot(Part::TwoProcessors)?)?;
     for crowd in figures.crowds.iter_mut().skip(counted) {
         crowd.two_processors = true;
     }
-    let results = place.results("results");
-    fs::create_dir_all(&results).with_context(|| format!("creating {}", results.display()))?;
-    let json = serde_json::to_string_pretty(&figures).context("encoding the figures")?;
-    write(&results.join("bench.json"), &json)?;
-    let document = document::of(&figures);
-    print!("{document}");
-    if !no_document {
-        write(&place.workspace.join("docs/performance.md"), &document)?;
-        Expected::of(&figures).write(&keep)?;
-    }
+    print!("{}", write_out(&figures)?);
     Ok(ExitCode::SUCCESS)
 }
 
