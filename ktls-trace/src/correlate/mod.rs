@@ -178,7 +178,7 @@ impl Correlator {
                 self.settle(key, Vec::new(), &mut outputs);
             }
         } else if let Some(key) = observation.what.key()
-            && self.watches(key, &observation.what)
+            && self.watches(key, &observation.what, &mut outputs)
         {
             let watched = self.sockets.entry(key).or_insert_with(|| {
                 Watched::new(key, observation.at_ns, self.context.config.own_netns)
@@ -231,11 +231,13 @@ impl Correlator {
     }
 
     /// Whether this socket is watched, or is from now on.
-    fn watches(&mut self, key: SocketKey, what: &What) -> bool {
+    fn watches(&mut self, key: SocketKey, what: &What, outputs: &mut Vec<Output>) -> bool {
         if self.sockets.contains_key(&key) {
             return true;
         }
-        self.hand_over(key, what);
+        if let Some(old) = self.hand_over(key, what) {
+            outputs.push(Output::Forget(old));
+        }
         let seen_by_hooks = match what {
             What::Sampled { sample, .. } => sample
                 .as_ref()
@@ -245,25 +247,27 @@ impl Correlator {
         what.makes_suspect() && !seen_by_hooks
     }
 
-    /// A socket that only `sock_diag` had seen meets a hook: from now on it goes by the hook's name,
-    /// and its episode goes on.
-    fn hand_over(&mut self, key: SocketKey, what: &What) {
+    /// A socket that only `sock_diag` had seen meets a hook, or the programs have named it anew, having forgotten it while
+    /// something that they had told of it was still on its way: from now on it goes by that name, and its episode goes on. Its
+    /// name until then.
+    fn hand_over(&mut self, key: SocketKey, what: &What) -> Option<SocketKey> {
         let (What::Refused { hold, .. }
         | What::PersistFired { hold, .. }
         | What::RetransmitTimeout { hold, .. }) = what
         else {
-            return;
+            return None;
         };
-        let Some(old) = hold.socket.cookie.map(SocketKey::of_cookie) else {
-            return;
-        };
-        if let Some(mut watched) = self.sockets.remove(&old) {
-            if let Some(due_ns) = watched.due_ns.take() {
-                self.due.remove(&(due_ns, old));
-            }
-            watched.key = key;
-            self.sockets.insert(key, watched);
+        let cookie = hold.socket.cookie?;
+        let (&old, _) = self.sockets.iter().find(|(name, watched)| {
+            **name == SocketKey::of_cookie(cookie) || watched.has_cookie(cookie)
+        })?;
+        let mut watched = self.sockets.remove(&old)?;
+        if let Some(due_ns) = watched.due_ns.take() {
+            self.due.remove(&(due_ns, old));
         }
+        watched.key = key;
+        self.sockets.insert(key, watched);
+        Some(old)
     }
 
     /// Does what has become due by the moment of an observation. An observation that comes late

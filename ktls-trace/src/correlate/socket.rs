@@ -122,6 +122,11 @@ impl Watched {
         }
     }
 
+    /// Whether it is known to have this cookie.
+    pub(super) fn has_cookie(&self, cookie: u64) -> bool {
+        self.cookie == Some(cookie)
+    }
+
     /// Whether an answer of `sock_diag` is about this socket.
     pub(super) fn is(&self, sample: &Sample) -> bool {
         self.cookie == Some(sample.cookie)

@@ -671,6 +671,32 @@ fn a_corked_socket_whose_peer_stops_reading_changes_its_verdict() {
 }
 
 #[test]
+fn a_socket_that_the_programs_have_named_anew_goes_on_in_its_episode() {
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0))).at(30, What::Tick);
+    let What::Refused {
+        process,
+        blocking,
+        hold,
+        ..
+    } = refused(held(40, 16406))
+    else {
+        unreachable!()
+    };
+    let again = What::Refused {
+        key: SocketKey(99),
+        process,
+        blocking,
+        hold,
+    };
+    bench.at(40, again).at(80, What::Tick);
+    let opened = |name: &&Name| **name == Name::StallOpened;
+    assert_eq!(bench.names().iter().filter(opened).count(), 1);
+    assert_eq!(bench.forgotten, [KEY]);
+    assert!(bench.correlator.is_watched(SocketKey(99)));
+}
+
+#[test]
 fn without_hooks_a_socket_that_stands_still_is_unknown_and_consistent() {
     let mut bench = Bench::new();
     let sampled = |ms: u64, sample: Option<Sample>| What::Sampled {

@@ -72,7 +72,8 @@ pub fn losses(elsewhere: bool, hides_addresses: bool, failed: bool) -> Vec<Strin
     let mut losses = Vec::new();
     if !has(Capability::CAP_NET_ADMIN) {
         losses.push(
-            "without CAP_NET_ADMIN most kernels don't say which sockets use TLS: sock_diag then proves nothing",
+            "without CAP_NET_ADMIN most kernels don't say which sockets use TLS: one that hung before is not found, and where \
+             there are no hooks none is",
         );
     }
     if hides_addresses {

@@ -72,7 +72,14 @@ return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map
 instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
 socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
 
-**From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes two fifths. What it is made of, with `cargo xtask vm --icount -- sh -c
+**Back-pressure** is to cost 0.002 at most. Where a writer fills its buffer, is refused twice, and all is read (`refused each time`), it costs 0.0034 even with `auto`:
+1350 instructions a refusal, about half of them the kprobe on `sk_stream_wait_memory`, the rest eleven reads of the socket and its namespace. A trampoline there
+would cost less, and was tried: see `docs/kernels.md` for why it is not used. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
+
+**A thousand stalls at once** are to take less than half a processor. They take 44 % where instructions are counted and the hot hooks come with the stalls; with two
+emulated processors, `full`, and the figure made of time, more.
+
+**From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes more than a third. What it is made of, with `cargo xtask vm --icount -- sh -c
 'RUST_LOG=debug ktls-trace run --duration 1s'` and the like: the kernel copies its BTF, 6 MB, 0.09 s, twice, because aya's loader reads and parses it for relocations that
 Rust programs don't carry, and can't be told not to; 25 names are looked for in its 130,000 types; programs are verified and kprobes attached, 0.18 s. What it was
 made of before: `/proc/kallsyms` 0.68 s (the kernel makes 160,000 lines) and `available_filter_functions` 0.29 s, which are not read any more where BTF tells of every function that is hooked;
