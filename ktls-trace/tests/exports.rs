@@ -7,8 +7,17 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
+};
+
+use ktls_trace::{
+    export::{
+        Exports, Http, Listening,
+        metrics::{Bounds, Metrics},
+    },
+    kernel::namespaces::Which,
 };
 
 use nix::{
@@ -123,6 +132,29 @@ fn who_listens_to_events_gets_those_that_were_before() {
     let event: serde_json::Value = serde_json::from_str(&data).unwrap();
     assert_eq!(event["event"], "started");
     run.stop();
+}
+
+#[test]
+fn a_run_that_does_not_answer_is_said_to_be_stuck() {
+    // Nobody answers these.
+    let exports = Exports::default();
+    let listening = Listening::on(&"0".parse().unwrap()).unwrap();
+    let address = listening.address().to_string();
+    let bounds = Bounds {
+        netns: Which::Own,
+        most_processes: 0,
+    };
+    let metrics = Arc::new(Metrics::new("6.12", bounds));
+    let _http = Http::start(vec![listening], metrics, exports.asking()).unwrap();
+    let ask = |path| {
+        let address = address.strip_prefix("http://").unwrap();
+        get(TcpStream::connect(address).unwrap(), path)
+    };
+    let (head, body) = ask("/healthz");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert!(body.contains("\"status\":\"stuck\""), "{body}");
+    let (_, body) = ask("/metrics");
+    assert!(body.contains("\nktls_trace_degraded 1\n"), "{body}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(super) struct Evidence {
 /// Whether what waits was pushed with `MSG_MORE`, or before 6.5 `MSG_SENDPAGE_NOTLAST`; where pushes are not seen, whether it was sent so.
 fn flagged(hold: &Hold) -> bool {
     let flags = hold
-        .push
+        .last_push()
         .map(|push| push.flags)
         .or(hold.send.map(|send| send.flags));
     flags.is_none_or(says_more)

@@ -74,7 +74,7 @@ fn told_by_tail(socket: &SocketState) -> Option<bool> {
 pub fn of(hold: Option<&Hold>, refused: bool) -> Vec<Link> {
     let socket = hold.map(|hold| &hold.socket);
     let send = hold.and_then(|hold| hold.send.as_ref());
-    let push = hold.and_then(|hold| hold.push.as_ref());
+    let push = hold.and_then(Hold::last_push);
     let below_mss = socket.and_then(held_below_mss);
     let gate = socket
         .filter(|socket| socket.notsent_lowat.is_some() || socket.sndbuf.is_some())

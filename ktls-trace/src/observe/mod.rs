@@ -160,6 +160,15 @@ pub struct Hold {
     pub writer_pid: Option<u32>,
 }
 
+impl Hold {
+    /// The push of the record that waits last. One that ends elsewhere than the queue, though TCP has no record in part, is that of an
+    /// earlier record: the last one was not seen (the kernel can pass a program over).
+    pub fn last_push(&self) -> Option<&PushFacts> {
+        let in_part = self.socket.partial_record != Some(false);
+        self.push.as_ref().filter(|push| push.complete || in_part)
+    }
+}
+
 /// A send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendFacts {

@@ -293,7 +293,7 @@ fn a_store_has_the_series_that_it_would_have_scraped_and_the_alert_fires() {
     run.tell.send(outputs[end].clone()).unwrap();
     store.until("the stall is over", |_| count(stalled) == Some(0.0));
     let closed = stalled.replace("stalled_sockets", "stalls_closed_total");
-    assert_eq!(count(&closed), Some(1.0));
+    store.until("its end is counted", |_| count(&closed) == Some(1.0));
     let reports = run.stop();
     assert_eq!(reports, [], "something is refused");
 
@@ -304,12 +304,16 @@ fn a_store_has_the_series_that_it_would_have_scraped_and_the_alert_fires() {
         .filter(|line| !line.starts_with('#'))
         .map(|line| line.split(['{', ' ']).next().unwrap().to_owned())
         .collect();
-    let pushed: BTreeSet<String> = store
-        .series(r#"group by (__name__) ({__name__=~"ktls_.*"})"#)
-        .iter()
-        .map(|series| series["metric"]["__name__"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(pushed, served);
+    let pushed = |store: &Store| -> BTreeSet<String> {
+        store
+            .series(r#"group by (__name__) ({__name__=~"ktls_.*"})"#)
+            .iter()
+            .map(|series| series["metric"]["__name__"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    // A series that is new is shown a moment later.
+    store.until("all is there", |this| pushed(this).is_superset(&served));
+    assert_eq!(pushed(&store), served);
     let held = r#"ktls_trace_held_seconds_bucket{le="+Inf"}"#;
     assert_eq!(count(held), count("ktls_trace_held_seconds_count"));
     assert!(count(held).unwrap() > 10.0);

@@ -31,5 +31,15 @@ until_true 30 told
 step stop
 check systemctl stop ktls-trace.service
 check sh -c "tail -1 $events | jq -e '.event == \"stopped\" and .lost.journal > 0' > /dev/null"
+
+step "it hangs, and is started again by its watchdog"
+check systemctl start ktls-trace.service
+until_true 10 at_least 2 started
+kill -STOP "$(main_pid)"
+until_true 120 at_least 3 started
+check sh -c "journalctl --no-pager --unit ktls-trace.service | grep -q 'Watchdog timeout'"
+until_true 30 running
+
+check systemctl stop ktls-trace.service
 check dpkg -P ktls-trace > /dev/null
 echo "everything was as it should be"

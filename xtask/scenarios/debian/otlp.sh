@@ -15,13 +15,30 @@ store_begins() {
     until_true 30 curl -sf http://$store/health
 }
 
+# A collector of spans, as far as it has to be one: it takes what comes and keeps it.
+cat > /tmp/collector <<'C'
+length=0
+while read -r name value; do
+    case $name in
+    "$(printf '\r')") break ;;
+    [Cc]ontent-[Ll]ength:) length=$(printf %s "$value" | tr -d '\r') ;;
+    esac
+done
+head -c "$length" > "/tmp/spans.$$"
+printf 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+C
+systemd-run --quiet --unit collector systemd-socket-activate --accept --inetd --listen=127.0.0.1:4318 sh /tmp/collector
+spans() {
+    cat /tmp/spans.* 2>/dev/null
+}
+
 step start
 store_begins
 systemd-run --quiet --unit alerts vmalert -rule=/usr/share/ktls-trace/ktls-trace.rules.yml -datasource.url=http://$store \
     -httpListenAddr=$alerts -evaluationInterval=5s -notifier.blackhole
 # Nothing is there to be scraped but what `status` asks.
 sed -i -e 's|^metrics-listen = .*|metrics-listen = "unix:/run/ktls-trace/socket"|' \
-    -e "1i otlp-metrics = \"http://$store/opentelemetry/v1/metrics\"\notlp-interval = \"5s\"" /etc/ktls-trace/config.toml
+    -e "1i otlp-metrics = \"http://$store/opentelemetry/v1/metrics\"\notlp-traces = \"http://127.0.0.1:4318/v1/traces\"\notlp-interval = \"5s\"" /etc/ktls-trace/config.toml
 check ktls-trace config check
 check systemctl start ktls-trace.service
 
@@ -72,6 +89,11 @@ until_true 10 again
 step stop
 stall_ends
 until_true 30 at_least $((before + 1)) stall-closed
+# Text lies in a protobuf as it is.
+spanned() {
+    spans | grep -qa corked-completed-record && spans | grep -qa notsent-lowat
+}
+until_true 20 spanned
 check systemctl stop ktls-trace.service
 check sh -c "tail -1 $events | jq -e '.event == \"stopped\" and .lost.\"otlp-metrics\" > 0' > /dev/null"
 # The last push tells of the end.

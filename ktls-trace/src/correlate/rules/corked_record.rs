@@ -37,7 +37,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
         return None;
     }
     // Everything that could refute it was looked at, on this kernel.
-    let complete = hold.push.is_some()
+    let complete = hold.last_push().is_some()
         && socket.throttled.is_some()
         && socket.in_flight.is_some()
         && socket.tls.is_software().is_some();
@@ -55,7 +55,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
 /// Whether what waits is complete records, pushed with `MSG_MORE`. Where pushes are not seen, the segment
 /// that waits last, or else the flags of the send, and the absence of an unfinished record stand in.
 fn more_to_come(hold: &Hold) -> Option<bool> {
-    if let Some(push) = &hold.push {
+    if let Some(push) = hold.last_push() {
         return Some(push.complete && says_more(push.flags));
     }
     let whole = || Some(!hold.socket.partial_record? && !hold.socket.open_record?);
@@ -70,9 +70,11 @@ fn more_to_come(hold: &Hold) -> Option<bool> {
 pub(crate) fn never_pushed(hold: &Hold) -> bool {
     let socket = &hold.socket;
     let open = || Some(socket.window_left()? >= socket.notsent()?.min(socket.mss?));
-    let not_last = hold.push.map_or(socket.tail_psh == Some(false), |push| {
-        push.flags & MSG_SENDPAGE_NOTLAST != 0
-    });
+    let not_last = hold
+        .last_push()
+        .map_or(socket.tail_psh == Some(false), |push| {
+            push.flags & MSG_SENDPAGE_NOTLAST != 0
+        });
     not_last
         && socket.packets_out == Some(0)
         && socket.timer_pending == Some(false)

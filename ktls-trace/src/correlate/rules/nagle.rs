@@ -15,7 +15,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
         && socket.packets_out? > 0
         && !socket.corked?
         && !socket.nodelay?
-        && !says_more(hold.push?.flags);
+        && !says_more(hold.last_push()?.flags);
     if !waits {
         return None;
     }

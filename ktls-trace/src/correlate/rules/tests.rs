@@ -166,6 +166,7 @@ fn what_would_make_it_something_else_leaves_it_unknown() {
         ("no MSG_MORE", |hold| hold.push.as_mut().unwrap().flags = 0),
         ("the record is not complete", |hold| {
             hold.push.as_mut().unwrap().complete = false;
+            hold.socket.partial_record = None;
         }),
         ("TCP has a part of a record", |hold| {
             hold.socket.partial_record = Some(true);
@@ -200,6 +201,21 @@ fn what_would_make_it_something_else_leaves_it_unknown() {
         change(&mut hold);
         assert_eq!(judged(&hold).verdict, Verdict::Unknown, "{why}");
     }
+}
+
+#[test]
+fn an_earlier_push_says_nothing_of_a_record_whose_own_was_not_seen() {
+    let mut hold = corked();
+    hold.push.as_mut().unwrap().complete = false;
+    hold.socket.partial_record = Some(false);
+    hold.socket.tail_psh = Some(false);
+    let finding = judged(&hold);
+    assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
+    assert_eq!(finding.confidence, Confidence::Consistent);
+    // It may have been pushed without the flag then.
+    hold.socket.tail_psh = Some(true);
+    hold.send = None;
+    assert_eq!(judged(&hold).verdict, Verdict::Unknown);
 }
 
 #[test]
