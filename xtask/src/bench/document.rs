@@ -73,8 +73,8 @@ instead of kprobes; a flag that says whether there is any suspect before one is 
 socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
 
 **Back-pressure** is to cost 0.002 at most. Where a writer fills its buffer, is refused twice, and all is read (`refused each time`), it costs 0.0034 even with `auto`:
-1350 instructions a refusal, about half of them the kprobe on `sk_stream_wait_memory`, the rest eleven reads of the socket and its namespace. A trampoline there
-would cost less, and was tried: see `docs/kernels.md` for why it is not used. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
+1350 instructions a refusal, 1000 of them in the program on `sk_stream_wait_memory` (by the kernel's count, with that count's own cost), most of those for reading the socket in nine
+places; the kprobe is the rest. A trampoline there would cost less, and was tried: see `docs/kernels.md` for why it is not used. Fewer reads were not tried. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
 
 **A thousand stalls at once** are to take less than half a processor. They take 44 % where instructions are counted and the hot hooks come with the stalls; with two
 emulated processors, `full`, and the figure made of time, more.
