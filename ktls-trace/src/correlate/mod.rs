@@ -257,9 +257,9 @@ impl Correlator {
         else {
             return None;
         };
-        let cookie = hold.socket.cookie?;
-        let (&old, _) = self.sockets.iter().find(|(name, watched)| {
-            **name == SocketKey::of_cookie(cookie) || watched.has_cookie(cookie)
+        let by_cookie = hold.socket.cookie.map(SocketKey::of_cookie);
+        let (&old, _) = self.sockets.iter().find(|&(name, watched)| {
+            by_cookie.as_ref() == Some(name) || watched.is_seen_as(&hold.socket)
         })?;
         let mut watched = self.sockets.remove(&old)?;
         if let Some(due_ns) = watched.due_ns.take() {

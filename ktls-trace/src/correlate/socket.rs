@@ -122,9 +122,17 @@ impl Watched {
         }
     }
 
-    /// Whether it is known to have this cookie.
-    pub(super) fn has_cookie(&self, cookie: u64) -> bool {
-        self.cookie == Some(cookie)
+    /// Whether the hooks saw this socket: by its cookie, or, as long as one of both has none yet, by its addresses.
+    pub(super) fn is_seen_as(&self, socket: &SocketState) -> bool {
+        match self.cookie.zip(socket.cookie) {
+            Some((own, seen)) => own == seen,
+            None => {
+                self.src.is_some()
+                    && self.src == socket.src
+                    && self.dst == socket.dst
+                    && self.netns == socket.netns
+            }
+        }
     }
 
     /// Whether an answer of `sock_diag` is about this socket.
