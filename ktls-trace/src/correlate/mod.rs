@@ -258,9 +258,15 @@ impl Correlator {
             return None;
         };
         let by_cookie = hold.socket.cookie.map(SocketKey::of_cookie);
-        let (&old, _) = self.sockets.iter().find(|&(name, watched)| {
-            by_cookie.as_ref() == Some(name) || watched.is_seen_as(&hold.socket)
-        })?;
+        let known = |&(&name, watched): &(&SocketKey, &Watched)| {
+            by_cookie == Some(name) || watched.is_seen_as(&hold.socket)
+        };
+        // Whichever order the table has, a recording has to replay to the same.
+        let (&old, _) = self
+            .sockets
+            .iter()
+            .filter(known)
+            .min_by_key(|&(&name, _)| name)?;
         let mut watched = self.sockets.remove(&old)?;
         if let Some(due_ns) = watched.due_ns.take() {
             self.due.remove(&(due_ns, old));

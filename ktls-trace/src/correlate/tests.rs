@@ -264,23 +264,25 @@ fn an_answer_that_comes_late_makes_it_proven_with_one_update() {
     assert_eq!(bench.stall(1).confidence, Confidence::Proven);
 }
 
-#[test]
-fn successive_holds_are_one_episode_that_counts_who_let_them_go() {
+/// A record held time after time, each for so many milliseconds and let go so; then nothing for long enough.
+fn held_and_let_go(ms: u64, paths: impl IntoIterator<Item = ReleasePath>) -> Bench {
     let mut bench = Bench::new();
-    let mut sent = 0;
-    for hold in 0..10_u64 {
-        let start = hold * 41;
+    let (mut start, mut sent) = (0, 0);
+    for path in paths {
         bench.at(start, refused(held(start, sent)));
         bench.at(start + 30, What::Tick);
         sent += 16406;
-        let path = if hold == 0 {
-            ReleasePath::PersistTimer
-        } else {
-            ReleasePath::PeerAck
-        };
-        bench.at(start + 40, released(sent, path));
+        bench.at(start + ms, released(sent, path));
+        start += ms + 1;
     }
     bench.at(3000, What::Tick);
+    bench
+}
+
+#[test]
+fn successive_holds_are_one_episode_that_counts_who_let_them_go() {
+    let first = std::iter::once(ReleasePath::PersistTimer);
+    let bench = held_and_let_go(40, first.chain([ReleasePath::PeerAck; 9]));
     assert_eq!(bench.names().first(), Some(&Name::StallOpened));
     assert_eq!(bench.names().last(), Some(&Name::StallClosed));
     let opened = bench
@@ -315,16 +317,7 @@ fn the_cadence_is_that_of_what_let_most_holds_go() {
         (ReleasePath::PeerAck, Cadence::DelayedAck),
         (ReleasePath::PersistTimer, Cadence::Persist),
     ] {
-        let mut bench = Bench::new();
-        let mut sent = 0;
-        for hold in 0..3_u64 {
-            let start = hold * 210;
-            bench.at(start, refused(held(start, sent)));
-            bench.at(start + 30, What::Tick);
-            sent += 16406;
-            bench.at(start + 205, released(sent, path));
-        }
-        bench.at(3000, What::Tick);
+        let bench = held_and_let_go(205, [path; 3]);
         let stall = stall_of(bench.events.last().unwrap());
         assert_eq!(stall.cadence, Some(cadence));
     }

@@ -28,21 +28,6 @@ pub(super) struct Told {
     stall: Option<String>,
 }
 
-impl Told {
-    /// An event; nothing if it can't be written, and there is none such.
-    fn of(event: &Event) -> Option<Self> {
-        let stall = match &event.body {
-            Body::Stall(stall) => Some(stall.stall.clone()),
-            _ => None,
-        };
-        Some(Self {
-            name: name_of(&event.event).unwrap_or_default(),
-            json: serde_json::to_string(event).ok()?,
-            stall,
-        })
-    }
-}
-
 /// The events of a run.
 #[derive(Debug)]
 pub(super) struct Stream(Mutex<Inner>);
@@ -54,7 +39,7 @@ struct Inner {
     /// Who gets the next.
     listeners: broadcast::Sender<Arc<Told>>,
     /// The last event of every stall that is open, by its name.
-    open: BTreeMap<String, Event>,
+    open: BTreeMap<String, Arc<Told>>,
 }
 
 impl Stream {
@@ -67,27 +52,36 @@ impl Stream {
     }
 
     /// The last event of every stall that is open.
-    pub(super) fn open(&self) -> Vec<Event> {
+    pub(super) fn open(&self) -> Vec<Arc<Told>> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.open.values().cloned().collect()
     }
 
     /// Tells an event to everybody who listens, and keeps it.
     pub(super) fn tell(&self, event: &Event) {
-        let Some(told) = Told::of(event).map(Arc::new) else {
-            return;
+        let Ok(json) = serde_json::to_string(event) else {
+            return; // there is no event that can't be written
         };
+        let stall = match &event.body {
+            Body::Stall(stall) => Some(stall.stall.clone()),
+            _ => None,
+        };
+        let told = Arc::new(Told {
+            name: name_of(&event.event).unwrap_or_default(),
+            json,
+            stall,
+        });
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner {
             kept,
             listeners,
             open,
         } = &mut *inner;
-        if let Body::Stall(stall) = &event.body {
+        if let Some(stall) = &told.stall {
             if event.event == Name::StallClosed {
-                open.remove(&stall.stall);
-            } else if open.len() < OPEN || open.contains_key(&stall.stall) {
-                open.insert(stall.stall.clone(), event.clone());
+                open.remove(stall);
+            } else if open.len() < OPEN || open.contains_key(stall) {
+                open.insert(stall.clone(), Arc::clone(&told));
             }
         }
         // Nobody listens: that is no loss.
@@ -103,11 +97,11 @@ impl Stream {
     /// The last events, after the last one of every stall that is open and not among them; and what gets those that follow.
     pub(super) fn listen(&self) -> (Vec<Arc<Told>>, broadcast::Receiver<Arc<Told>>) {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: Vec<_> = inner.kept.iter().cloned().collect();
-        let open = inner.open.clone();
-        let more = inner.listeners.subscribe();
-        // Writing them takes its time, and who traces may want to tell something.
-        drop(inner);
+        let Inner {
+            kept,
+            listeners,
+            open,
+        } = &*inner;
         let among_kept: BTreeSet<&str> = kept
             .iter()
             .filter_map(|told| told.stall.as_deref())
@@ -115,8 +109,9 @@ impl Stream {
         let pushed_out = open
             .iter()
             .filter(|(stall, _)| !among_kept.contains(stall.as_str()))
-            .filter_map(|(_, event)| Told::of(event).map(Arc::new));
-        (pushed_out.chain(kept.iter().cloned()).collect(), more)
+            .map(|(_, told)| told);
+        let told = pushed_out.chain(kept).cloned().collect();
+        (told, listeners.subscribe())
     }
 }
 
@@ -178,6 +173,8 @@ mod tests {
         stream.tell(&event(Name::StallOpened, "b", Verdict::Unknown));
         stream.tell(&updated);
         stream.tell(&event(Name::StallClosed, "b", Verdict::Unknown));
-        assert_eq!(stream.open(), [updated]);
+        let open = stream.open();
+        let json: Vec<_> = open.iter().map(|told| told.json.as_str()).collect();
+        assert_eq!(json, [serde_json::to_string(&updated).unwrap()]);
     }
 }

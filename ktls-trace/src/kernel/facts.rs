@@ -44,11 +44,12 @@ impl Facts {
     pub fn for_hooks(btf_directory: &Path, without: &Without) -> Self {
         let layout = btf::read(btf_directory, without).map_err(|error| error.to_string());
         let functions = layout.as_ref().map(|resolved| &resolved.functions);
+        let tls_is_loaded = modules::tls_is_loaded();
         let by_types = Self::assemble(
             release(),
             functions.map(Symbols::from_types).map_err(Clone::clone),
             layout,
-            modules::tls_is_loaded(),
+            tls_is_loaded,
         );
         let plan = Plan::new(&by_types, &without.functions);
         if plan.obstacle.is_some() || plan.unserved().is_empty() {
@@ -58,7 +59,7 @@ impl Facts {
             by_types.release,
             read_symbols(),
             by_types.layout,
-            modules::tls_is_loaded(),
+            tls_is_loaded,
         )
     }
 

@@ -97,18 +97,23 @@ async fn healthz(State(serving): State<Serving>) -> Response {
 }
 
 async fn stalls(State(serving): State<Serving>) -> Response {
-    json(StatusCode::OK, &serving.shared.stream.open())
+    let open = serving.shared.stream.open();
+    let events: Vec<&str> = open.iter().map(|told| told.json.as_str()).collect();
+    json_text(StatusCode::OK, format!("[{}]", events.join(",")))
 }
 
 /// An answer in JSON.
 fn json(code: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_string(body) {
-        Ok(text) => {
-            let kind = [(header::CONTENT_TYPE, "application/json")];
-            (code, kind, text + "\n").into_response()
-        }
+        Ok(text) => json_text(code, text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// An answer that is JSON already.
+fn json_text(code: StatusCode, text: String) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (code, kind, text + "\n").into_response()
 }
 
 /// A stream of events.
