@@ -264,9 +264,7 @@ impl Evidence {
 
     /// Whether a function is hooked.
     pub(super) fn hooked(&self, function: &str) -> bool {
-        self.hooks
-            .iter()
-            .any(|hook| hook.split_once(' ').map_or(hook.as_str(), |(name, _)| name) == function)
+        self.hooks.iter().any(|hook| hook == function)
     }
 
     /// A counter, if the hook behind it was attached.

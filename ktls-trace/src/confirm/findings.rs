@@ -56,7 +56,7 @@ pub enum WorkloadReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Every link was seen and every flip heals: 0.
+    /// Every link was seen, and every flip that applies heals, but for one whose failure `differences` explains: 0.
     Confirmed,
     /// No stall of this kind came up: 1.
     NotSeen,
@@ -160,7 +160,7 @@ pub enum RunStatus {
     NotApplicable,
     /// There was no stall to heal.
     NotNeeded,
-    /// It could not be run.
+    /// It could not be run, or does not tell: without the stall, throughput did not rise.
     Failed,
 }
 

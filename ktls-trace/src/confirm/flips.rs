@@ -193,22 +193,28 @@ pub(super) fn report(
 ) -> RunReport {
     let mib_per_s = moved.map(Moved::mib_per_s);
     let corked = evidence.corked_stalls();
-    let status = match (baseline, mib_per_s) {
-        (None, _) => RunStatus::Baseline,
-        (Some(_), None) => RunStatus::Failed,
-        (Some(before), Some(now)) => {
-            let enough = if before > 0.0 {
-                before * HEALED_TIMES
-            } else {
-                HEALED_FROM_NOTHING
-            };
-            if now >= enough && corked == 0 {
-                RunStatus::Heals
-            } else {
-                RunStatus::DoesNotHeal
-            }
+    let enough = |before: f64, now: f64| {
+        if before > 0.0 {
+            now >= before * HEALED_TIMES
+        } else {
+            now >= HEALED_FROM_NOTHING
         }
     };
+    let (status, why) = match (baseline, mib_per_s) {
+        (None, _) => (RunStatus::Baseline, None),
+        (Some(_), None) => (RunStatus::Failed, None),
+        (Some(_), Some(_)) if corked > 0 => (RunStatus::DoesNotHeal, None),
+        (Some(before), Some(now)) if enough(before, now) => (RunStatus::Heals, None),
+        // A command may spend most of its time on something else than sending.
+        (Some(_), Some(_)) => {
+            let why = format!(
+                "no stall of this kind came up, but throughput is not {HEALED_TIMES} times the baseline's: \
+                 let the command send for longer, and nothing else"
+            );
+            (RunStatus::Failed, Some(why))
+        }
+    };
+    let note = note.or(why);
     let times =
         |before: f64, now: f64| (before > 0.0).then(|| (now / before * 10.0).round() / 10.0);
     RunReport {

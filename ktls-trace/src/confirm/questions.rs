@@ -80,7 +80,15 @@ fn shown(series: &Series) -> String {
 
 fn mss(holds: &Holds) -> String {
     let maxseg = match holds.user_mss {
-        Some(bytes @ 1..) => format!("TCP_MAXSEG is {bytes}, and mss_cache follows it"),
+        Some(bytes @ 1..) => match holds.mss.range() {
+            Some(mss) if mss.max <= u64::from(bytes) => {
+                format!("TCP_MAXSEG is {bytes}, and mss_cache follows it")
+            }
+            Some(_) => format!(
+                "TCP_MAXSEG is {bytes}, and mss_cache does not follow it: after the handshake it has no effect"
+            ),
+            None => format!("TCP_MAXSEG is {bytes}"),
+        },
         Some(0) => "TCP_MAXSEG is not set".to_owned(),
         None => "whether TCP_MAXSEG is set is not known here".to_owned(),
     };
@@ -146,7 +154,7 @@ fn in_flight(holds: &Holds) -> String {
     };
     format!(
         "When the writer was refused, segments in flight were {} and bytes in flight {} (least/median/most); \
-         a record is {} bytes. The gate stops the writer at the held record, before it can make more.",
+         a record is {} bytes. The gate stops the writer at what is held, before it can make more.",
         spread(&holds.packets_out),
         spread(&holds.in_flight_bytes),
         shown(&holds.record_bytes),
