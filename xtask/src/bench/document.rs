@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::figures::{AGAIN, Crowd, Daemon, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS};
+use super::figures::{
+    AGAIN, Attached, Before, Crowd, Daemon, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS,
+};
+
+/// The script's name for a writer that fills its buffer and is refused twice, each time.
+const REFUSED: &str = "kTLS write, refused each time";
 
 /// The whole page.
 pub(super) fn of(figures: &Figures) -> String {
@@ -16,6 +21,8 @@ pub(super) fn of(figures: &Figures) -> String {
         lines,
         daemon,
         crowds,
+        attached,
+        before,
         programs,
         hits,
     } = figures;
@@ -56,35 +63,13 @@ pub(super) fn of(figures: &Figures) -> String {
     page += &rows(transfers, |without, with| with / without, per_s);
     page += &of_daemon(daemon);
     page += &of_crowds(crowds);
+    page += &before.map(of_before).unwrap_or_default();
+    page += &attached.map(of_attached).unwrap_or_default();
     page += &of_programs(*binary_bytes, programs);
     page += &of_hits(hits);
-    page += LIMITS;
+    page += &of_limits(figures);
     page
 }
-
-/// What was found about the figures that are not as they should be.
-const LIMITS: &str = "
-## What the limits are made of
-
-**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not: each kTLS send runs two programs, each segment one, and each timer that TCP
-arms one more, and what a run takes stands above; being called by a trampoline comes to that, some 150 instructions. Tried, in this order, each kept: the
-return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map of calls under way had to go with it); trampolines
-instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
-socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
-
-**Back-pressure** is to cost 0.002 at most. Where a writer fills its buffer, is refused twice, and all is read (`refused each time`), it costs 0.0034 even with `auto`:
-1350 instructions a refusal, 1000 of them in the program on `sk_stream_wait_memory` (by the kernel's count, with that count's own cost), most of those for reading the socket in nine
-places; the kprobe is the rest. A trampoline there would cost less, and was tried: see `docs/kernels.md` for why it is not used. Fewer reads were not tried. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
-
-**A thousand stalls at once** are to take less than half a processor. They take 44 % where instructions are counted and the hot hooks come with the stalls; with two
-emulated processors, `full`, and the figure made of time, more.
-
-**From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes more than a third. What it is made of, with `cargo xtask vm --icount -- sh -c
-'RUST_LOG=debug ktls-trace run --duration 1s'` and the like: the kernel copies its BTF, 6 MB, 0.09 s, twice, because aya's loader reads and parses it for relocations that
-Rust programs don't carry, and can't be told not to; 25 names are looked for in its 130,000 types; programs are verified and kprobes attached, 0.18 s. What it was
-made of before: `/proc/kallsyms` 0.68 s (the kernel makes 160,000 lines) and `available_filter_functions` 0.29 s, which are not read any more where BTF tells of every function that is hooked;
-the kernel's types walked through for each name of the module's, 0.4 s. `full` has to read `/proc/kallsyms` first, for the stacks; with `auto` that is done in the background afterwards.
-";
 
 /// Rows of parts, each with the figure without the daemon before them.
 fn rows(rows: &Rows, part: impl Fn(f64, f64) -> f64, show: impl Fn(f64) -> String) -> String {
@@ -153,6 +138,7 @@ fn of_crowds(crowds: &[Crowd]) -> String {
             lost,
             flagged_ms,
             share,
+            refused_per_s,
             resident_kib,
             ss_share,
             ss_ms,
@@ -169,18 +155,58 @@ fn of_crowds(crowds: &[Crowd]) -> String {
         } else {
             format!("{ss_percent:.1} % | {ss_ms:.1} ms")
         };
+        let often = refused_per_s.filter(|often| *often > 0.0);
+        let refused = often.map_or_else(
+            || "– | –".to_owned(),
+            |often| format!("{often:.1} | {:.0}", share * 1e9 / often),
+        );
         format!(
-            "| {guest} | {idle} | {stalled} | {opened} | {lost} | {flagged_ms:.1} ms | {percent:.2} % | {resident_kib} KiB | {ss} |\n"
+            "| {guest} | {idle} | {stalled} | {opened} | {lost} | {flagged_ms:.1} ms | {percent:.2} % | {refused} | {resident_kib} KiB | {ss} |\n"
         )
     };
     let rows: String = crowds.iter().map(row).collect();
     format!(
         "\n## Stalls among sockets that have nothing to send\n\n\
-         With `auto` (with two processors `full`), non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told. Beside it \
+         With `auto` (with two processors `full`), non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told, or \
+         8192 of more: so many suspects the programs have room for at once, a socket more is not told until there is room again, and each time that it is refused counts as lost \
+         (`lost.suspects-map`). The processor's share goes with how often a writer is refused, and that with what happens to release the records, which is why 10 and 10,000 idle sockets \
+         may differ: so the refusals a second stand beside it, and the instructions that come to each. They are asked for where one socket stalls only: where metrics are served the daemon \
+         keeps each open stall as JSON, too, and many would show in its memory. Instead of the daemon \
          `ss -tien`, run over and over with pauses of 50 ms. The guest with two processors is emulated as fast as this host goes, and its figures \
          differ from run to run.\n\n\
-         | processors | idle kTLS sockets | stalled | told | lost | the first told after | processor while watched | resident then | `ss` instead | one run of it |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n{rows}"
+         | processors | idle kTLS sockets | stalled | told | lost | the first told after | processor while watched | refused a second | for each | resident then | `ss` instead | one run of it |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n{rows}"
+    )
+}
+
+/// A stall among sockets that were there before the daemon.
+fn of_before(before: Before) -> String {
+    let Before {
+        idle,
+        opened,
+        resident_kib,
+        peak_kib,
+    } = before;
+    format!(
+        "\nSockets that were there before the daemon, which asks about all of them once as it begins (`auto`):\n\n\
+         | idle kTLS sockets | stalled | told | resident then | resident at most until then |\n|---|---|---|---|---|\n\
+         | {idle} | 1 | {opened} | {resident_kib} KiB | {peak_kib} KiB |\n"
+    )
+}
+
+/// What it takes until hooks that come with a stall are there, and what is missed until then.
+fn of_attached(attached: Attached) -> String {
+    let Attached {
+        gap_ms,
+        took_ms,
+        releases,
+        unknown,
+    } = attached;
+    format!(
+        "\n## Hooks that come with a stall\n\n\
+         With `auto`, one stall among 10 idle sockets: the hot hooks were attached {gap_ms:.1} ms after it was told; attaching took {took_ms:.0} ms \
+         of that, in a thread of its own.\nOf the {releases} holds that had ended when the daemon was stopped, no hook saw who let {unknown} go \
+         (`released.unknown`).\n"
     )
 }
 
@@ -192,10 +218,9 @@ fn of_programs(binary_bytes: u64, programs: &BTreeMap<String, u64>) -> String {
         .collect();
     let rows = rows.concat();
     format!(
-        "\nThe static binary has {binary_bytes} bytes.\n\n\
-         ## The programs\n\n\
-         Instructions that the verifier went through. Those with `fentry_` are called by trampolines, the others are kprobes for kernels that \
-         have none.\n\n\
+        "\n## The programs\n\n\
+         The static binary, with them in it, has {binary_bytes} bytes. Instructions that the verifier went through: those with `fentry_` are called \
+         by trampolines, the others are kprobes for kernels that have none.\n\n\
          | program | instructions |\n|---|---|\n{rows}"
     )
 }
@@ -209,10 +234,73 @@ fn of_hits(hits: &BTreeMap<String, (f64, f64)>) -> String {
     let rows: String = hits.iter().map(row).collect();
     format!(
         "\n## A run of each program\n\n\
-         With `full`, in 5200 sends of one byte through kernel TLS (`kernel.bpf_stats_enabled`, whose own cost is in it; that of \
-         calling the program is not).\n\n\
+         With `full`, in a run of its own: 5200 sends of one byte through kernel TLS; 700 times that a writer fills its buffer, is refused and all is read \
+         (`{REFUSED}`, above); 3 s of `ktls-trace repro`, whose records are held. Hooks that none of this meets have no row. From \
+         `kernel.bpf_stats_enabled`, whose own cost is in it; that of calling the program is not.\n\n\
          | hook | runs | instructions each |\n|---|---|---|\n{rows}"
     )
+}
+
+/// What was found about the figures that are not as they should be.
+fn of_limits(figures: &Figures) -> String {
+    let Figures {
+        sends,
+        daemon,
+        crowds,
+        hits,
+        ..
+    } = figures;
+    let refused = sends.iter().find(|(workload, _)| workload == REFUSED);
+    let ns = |setting: &str| refused.and_then(|(_, settings)| settings.get(setting).copied());
+    let both = ns(NONE).zip(ns("auto"));
+    let lost = shown(both.map(|(without, with)| 1.0 - without / with), 4);
+    // Refused twice a send.
+    let refusal = shown(both.map(|(without, with)| (with - without) / 2.0), 0);
+    let program = hits.get("sk_stream_wait_memory");
+    let program = shown(program.map(|(runs, seconds)| seconds * 1e9 / runs), 0);
+    let thousand = |two_processors: bool| {
+        let crowd = crowds
+            .iter()
+            .find(|crowd| crowd.stalled == 1000 && crowd.two_processors == two_processors);
+        shown(crowd.map(|crowd| crowd.share * 100.0), 0)
+    };
+    let (one, two) = (thousand(false), thousand(true));
+    let start = |setting: &str| daemon.get(setting).map(|daemon| daemon.start_s);
+    let both = start("auto").zip(start("bpftrace"));
+    let start = shown(both.map(|(ours, theirs)| ours / theirs), 2);
+    format!(
+        "
+## What the limits are made of
+
+**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not: each kTLS send runs two programs, each segment one, and each timer that TCP
+arms one more, and what a run takes stands above; being called by a trampoline comes to that, some 150 instructions. Tried, in this order, each kept: the
+return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map of calls under way had to go with it); trampolines
+instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
+socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
+
+**Back-pressure** is to cost 0.002 at most. Where a writer fills its buffer, is refused twice, and all is read (`refused each time`), it costs {lost} even with `auto`:
+{refusal} instructions a refusal, {program} of them in the program on `sk_stream_wait_memory` (by the kernel's count, with that count's own cost), most of those for reading the socket;
+the kprobe is the rest. A trampoline there would cost less, and was tried: see `docs/kernels.md` for why it is not used. Reads of neighbouring members are joined where the kernel's layout has them
+side by side, and the operations of `tls` are known by their address after the first time. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
+
+**A thousand stalls at once** are to take less than half a processor. They take {one} % where instructions are counted and the hot hooks come with the stalls; with two
+emulated processors, `full`, and the figure made of time, {two} %.
+
+**From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes {start} of that. What it is made of, with `cargo xtask vm --icount -- sh -c
+'RUST_LOG=debug ktls-trace run --duration 1s'` and the like: the kernel copies its BTF, 6 MB, 0.09 s, twice, because aya's loader reads and parses it for relocations that
+Rust programs don't carry, and can't be told not to; 25 names are looked for in its 130,000 types; programs are verified and kprobes attached, 0.18 s. What it was
+made of before: `/proc/kallsyms` 0.68 s (the kernel makes 160,000 lines) and `available_filter_functions` 0.29 s, which are not read any more where BTF tells of every function that is hooked;
+the kernel's types walked through for each name of the module's, 0.4 s. `full` has to read `/proc/kallsyms` first, for the stacks; with `auto` that is done in the background afterwards.
+"
+    )
+}
+
+/// A figure, if there is one.
+fn shown(figure: Option<f64>, decimals: usize) -> String {
+    match figure {
+        Some(figure) => format!("{figure:.decimals$}"),
+        None => "–".to_owned(),
+    }
 }
 
 /// A speed in units of 1000.
@@ -221,5 +309,16 @@ fn per_s(bytes: f64) -> String {
         format!("{:.2} MB/s", bytes / 1e6)
     } else {
         format!("{:.0} kB/s", bytes / 1e3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::SCRIPT;
+
+    #[test]
+    fn the_script_measures_what_the_limits_are_about() {
+        assert!(SCRIPT.contains(&format!("sends '{REFUSED}' ")));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,9 +42,13 @@ pub(super) struct Figures {
     pub(super) daemon: BTreeMap<String, Daemon>,
     /// Stalls among sockets that have nothing to send.
     pub(super) crowds: Vec<Crowd>,
+    /// Hooks that came with the stall of the first crowd.
+    pub(super) attached: Option<Attached>,
+    /// A stall among sockets that were there before the daemon.
+    pub(super) before: Option<Before>,
     /// Instructions that the verifier went through, by program.
     pub(super) programs: BTreeMap<String, u64>,
-    /// Times that the program of a hook ran in 5200 sends of a byte, and how long in all, in seconds.
+    /// Times that the program of a hook ran in what the script has for that, and how long in all, in seconds.
     pub(super) hits: BTreeMap<String, (f64, f64)>,
 }
 
@@ -54,7 +59,7 @@ pub(super) struct Crowd {
     pub(super) idle: u64,
     /// Sockets that stall.
     pub(super) stalled: u64,
-    /// Stalls that were told.
+    /// Sockets of which a stall was told.
     pub(super) opened: u64,
     /// Observations and events that were lost.
     pub(super) lost: u64,
@@ -62,6 +67,8 @@ pub(super) struct Crowd {
     pub(super) flagged_ms: f64,
     /// Share of a processor while they are watched.
     pub(super) share: f64,
+    /// Times a second that a writer was refused meanwhile; `None`: not asked for.
+    pub(super) refused_per_s: Option<f64>,
     /// `VmRSS` in KiB then.
     pub(super) resident_kib: u64,
     /// Share of a processor that `ss -tien`, run with pauses of 50 ms, takes instead.
@@ -70,6 +77,32 @@ pub(super) struct Crowd {
     pub(super) ss_ms: f64,
     /// The guest had two processors and counted no instructions.
     pub(super) two_processors: bool,
+}
+
+/// Hooks that came with a stall.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Attached {
+    /// From the telling of the stall until they were there, in milliseconds.
+    pub(super) gap_ms: f64,
+    /// How long attaching took of that, in milliseconds.
+    pub(super) took_ms: f64,
+    /// Holds of the stall that had ended when the daemon was stopped.
+    pub(super) releases: u64,
+    /// … of which no hook saw who let them go.
+    pub(super) unknown: u64,
+}
+
+/// A stall among sockets that were there before the daemon.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Before {
+    /// Sockets that have nothing to send.
+    pub(super) idle: u64,
+    /// Sockets of which a stall was told.
+    pub(super) opened: u64,
+    /// `VmRSS` in KiB then.
+    pub(super) resident_kib: u64,
+    /// `VmHWM` in KiB then.
+    pub(super) peak_kib: u64,
 }
 
 /// What the daemon takes for itself, or bpftrace.
@@ -169,6 +202,17 @@ impl Figures {
                 crowd.ss_share = ran / (number(ended)? - number(begun)?);
                 crowd.ss_ms = ran / LOOKS * 1000.0;
             }
+            ["attached", opened, changed, closed] => {
+                self.attached = Some(attached(opened, changed, closed)?);
+            }
+            ["before", idle, opened, resident, peak] => {
+                self.before = Some(Before {
+                    idle: idle.parse().context("sockets")?,
+                    opened: opened.parse().context("sockets")?,
+                    resident_kib: resident.parse().context("VmRSS")?,
+                    peak_kib: peak.parse().context("VmHWM")?,
+                });
+            }
             ["hits", hook, what, value] => {
                 let (runs, seconds) = self.hits.entry(hook.to_owned()).or_default();
                 match what {
@@ -202,6 +246,7 @@ fn crowd(columns: &[&str]) -> Result<Crowd> {
         stalled,
         before,
         after,
+        refused,
         resident,
         first,
         opened,
@@ -215,16 +260,46 @@ fn crowd(columns: &[&str]) -> Result<Crowd> {
     let held = first.pointer("/held/ms").and_then(Value::as_f64);
     let lost = stopped.get("lost").and_then(Value::as_object);
     let counts = lost.context("no losses")?.values();
+    let refused = (refused != "-").then(|| number(refused)).transpose()?;
     Ok(Crowd {
         idle: idle.parse().context("sockets")?,
         stalled: stalled.parse().context("sockets")?,
-        opened: opened.parse().context("stalls")?,
+        opened: opened.parse().context("sockets")?,
         lost: counts.filter_map(Value::as_u64).sum(),
         flagged_ms: held.context("no time")?,
         share: (number(after)? - number(before)?) / 1e9 / WATCHED_SECONDS,
+        refused_per_s: refused.map(|times| times / WATCHED_SECONDS),
         resident_kib: resident.parse().context("VmRSS")?,
         ..Crowd::default()
     })
+}
+
+/// What three events of a stall say of the hooks that came with it.
+fn attached(opened: &str, changed: &str, closed: &str) -> Result<Attached> {
+    let event = |text: &str| serde_json::from_str::<Value>(text).context("an event");
+    let (opened, changed, closed) = (event(opened)?, event(changed)?, event(closed)?);
+    let reason = changed.get("reason").and_then(Value::as_str);
+    let took = reason.and_then(|reason| reason.rsplit_once("attaching took "));
+    let took = took.and_then(|(_, took)| took.strip_suffix(" ms"));
+    let gap = time(&changed)?.duration_since(time(&opened)?);
+    let released = closed.get("released").and_then(Value::as_object);
+    let released = released.context("no releases")?;
+    let unknown = released.get("unknown").and_then(Value::as_u64);
+    Ok(Attached {
+        gap_ms: gap.as_secs_f64() * 1000.0,
+        took_ms: number(took.context("not how long attaching took")?)?,
+        releases: released.values().filter_map(Value::as_u64).sum(),
+        // There only once there are any.
+        unknown: unknown.unwrap_or(0),
+    })
+}
+
+/// When an event was.
+fn time(event: &Value) -> Result<Timestamp> {
+    let time = event.get("time").and_then(Value::as_str);
+    let time = time.context("no time")?;
+    time.parse::<Timestamp>()
+        .with_context(|| format!("{time:?} is no time"))
 }
 
 /// Notes a figure in the row of its workload.
@@ -255,21 +330,29 @@ mod tests {
         let mut figures = Figures::default();
         for line in [
             "start\tauto\t10.00\t11.50",
+            "start\tbpftrace\t20.00\t23.00",
             "memory\tauto\t9000\t15000",
             "idle\tauto\t60\t1000000000\t1030000000",
             "sends\twrite\tnone\t{\"sends\":100,\"ns_per_send\":9990.0}",
             "sends\twrite\tauto\t{\"sends\":100,\"ns_per_send\":10000.0}",
             "sends\tread\tauto\t{\"sends\":100,\"ns_per_send\":10000.0}",
+            "sends\tkTLS write, refused each time\tnone\t{\"sends\":100,\"ns_per_send\":100000.0}",
+            "sends\tkTLS write, refused each time\tauto\t{\"sends\":100,\"ns_per_send\":100400.0}",
             "transfer\twrite\tnone\t{\"bytes_received\":2000,\"duration_ms\":1000}",
             "transfer\twrite\tagain\t{\"bytes_received\":2002,\"duration_ms\":1000}",
             "transfer\twrite\tauto\t{\"bytes_received\":1998,\"duration_ms\":1000}",
             "sent\tauto\t1000000",
             "lines\twrite\tauto\t1\t3",
             "stopped\tauto\t{\"refused\":7,\"back_pressure\":6}",
-            "crowd\t10\t1\t0\t50000000\t9000\t{\"held\":{\"ms\":21.5}}\t1\t{\"lost\":{\"output\":2}}",
+            "crowd\t10\t1\t0\t50000000\t250\t9000\t{\"held\":{\"ms\":21.5}}\t1\t{\"lost\":{\"output\":2}}",
             "ss\t10\t1\t5.0\t7.0\t100\t110\t20000",
+            "attached\t{\"time\":\"2026-01-01T00:00:10.000000Z\"}\t{\"time\":\"2026-01-01T00:00:10.090000Z\",\"reason\":\"a stall was opened; attaching took 60 ms\"}\t{\"released\":{\"peer-ack\":8,\"persist-timer\":1,\"unknown\":3}}",
+            "crowd\t10\t1000\t0\t4400000000\t-\t20000\t{\"held\":{\"ms\":21.5}}\t1000\t{\"lost\":{}}",
+            "before\t10000\t1\t11000\t29000",
             "hits\ttls_push_sg\truns\t100",
             "hits\ttls_push_sg\trun_seconds\t0.00005",
+            "hits\tsk_stream_wait_memory\truns\t10",
+            "hits\tsk_stream_wait_memory\trun_seconds\t0.0000015",
             "programs\t{\"programs\":[{\"program\":\"tls_push_sg\",\"instructions\":120}]}",
         ] {
             figures.take(line).unwrap();
@@ -279,10 +362,12 @@ mod tests {
         assert_eq!((daemon.refused, daemon.back_pressure), (7, 6));
         assert_eq!(
             (figures.sent["auto"], figures.lines["auto"]),
-            (1_000_200, 2)
+            (1_000_300, 2)
         );
         let crowd = figures.crowds[0];
         assert_eq!((crowd.opened, crowd.lost, crowd.resident_kib), (1, 2, 9000));
+        assert!((crowd.refused_per_s.unwrap() - 25.0).abs() < 1e-9);
+        assert!(figures.crowds[1].refused_per_s.is_none());
         assert!((crowd.share - 0.005).abs() < 1e-9 && (crowd.flagged_ms - 21.5).abs() < 1e-9);
         assert!((crowd.ss_share - 0.05).abs() < 1e-9 && (crowd.ss_ms - 5.0).abs() < 1e-9);
         let document = document::of(&figures);
@@ -291,6 +376,16 @@ mod tests {
             "| write | 2 kB/s | 1.0010 | 0.9990 |",
             "| `tls_push_sg` | 120 |",
             "| `tls_push_sg` | 100 | 500 |",
+            // Half a percent of a billion instructions, for 25 refusals.
+            "| 0.50 % | 25.0 | 200000 | 9000 KiB |",
+            "| 44.00 % | – | – | 20000 KiB |",
+            "| 10000 | 1 | 1 | 11000 KiB | 29000 KiB |",
+            "attached 90.0 ms after it was told; attaching took 60 ms of that",
+            "Of the 12 holds that had ended when the daemon was stopped, no hook saw who let 3 go",
+            // Of two refusals a send.
+            "it costs 0.0040 even with `auto`:\n200 instructions a refusal, 150 of them",
+            "They take 44 % where instructions are counted",
+            "It takes 0.50 of that",
         ] {
             assert!(document.contains(row), "{row}\n{document}");
         }

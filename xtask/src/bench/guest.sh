@@ -95,13 +95,19 @@ million() {
     told million "$before"
 }
 
-# How long each program runs, by the kernel's own count, which costs time itself.
+# How long each program runs, by the kernel's own count, which costs time itself. What sends of a byte never meet is met by a
+# writer that is refused, and by one whose records are held.
 hits() {
     sysctl -q kernel.bpf_stats_enabled=1
     odd lockstep --mode write --bytes 1 --sends 5000 >/dev/null
+    odd lockstep --mode write --bytes 16384 --mss 1460 --refused 65536 --sends 500 >/dev/null
+    ktls-trace repro --duration 3s >/dev/null
     sysctl -q kernel.bpf_stats_enabled=0
     wget -q -O - http://127.0.0.1:9190/metrics | sed -n "s/^ktls_trace_program_\(runs\|run_seconds\)_total{hook=\"\([a-z0-9_]*\)\"} \(.*\)/hits$tab\2$tab\1$tab\3/p"
 }
+
+# Times that a writer was refused so far.
+refusals() { wget -q -O - http://127.0.0.1:9190/metrics | awk '$1 == "ktls_trace_refused_total" { print $2 }'; }
 
 memory() { awk -v name="$1:" '$1 == name { print $2 }' /proc/$daemon/status; }
 
@@ -113,7 +119,7 @@ ktls-trace repro --duration 1s --notsent-lowat stock >/dev/null
 case $part in
 all)
     settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600
-    crowds='10,1 10000,1 10,1000' crowd_setting=auto
+    crowds='10,1 10000,1 10,1000 10,10000' crowd_setting=auto
     ;;
 check) settings='none auto full' many=10000 some=1000 idle=1 crowds= ;;
 # Emulating two processors, QEMU does not stand hooks that come and go on code which runs.
@@ -128,7 +134,7 @@ for setting in $settings; do
         beginning
         ;;
     *)
-        [ $setting = full ] && begin $setting --metrics-listen 127.0.0.1:9190 || begin $setting
+        begin $setting
         beginning
         before=$(ran)
         sleep $idle
@@ -146,7 +152,6 @@ for setting in $settings; do
     sends 'plain TCP sendfile' --sends $some --mode plain
     sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
     if [ $part = all ]; then
-        [ $setting = full ] && hits
         case $setting in auto | full) million ;; esac
         transfer 'kTLS sendfile, MSS 65483'
         transfer 'kTLS write' --mode write
@@ -164,14 +169,34 @@ for setting in $settings; do
     esac
 done
 
-opened() { grep -c '"event":"stall-opened"' /tmp/events.jsonl; }
+if [ $part = all ]; then
+    # A run of its own: a stall is among what it meets.
+    begin full --metrics-listen 127.0.0.1:9190
+    hits
+    end
+    rm -f /tmp/events.jsonl
+fi
 
-# Waits until so many stalls were told, for a minute at most.
+opened() { grep -cF '"event":"stall-opened"' /tmp/events.jsonl; }
+
+# Sockets of which a stall was told. One that flows for a second, for want of a processor, and stalls again is told twice.
+stalled() { grep -F '"event":"stall-opened"' /tmp/events.jsonl | grep -o '"dst":"[^"]*"' | sort -u | wc -l; }
+
+# Waits until so many stalls were told, for so many seconds at most.
 until_opened() {
-    for wait in $(seq 1200); do
-        [ "$(opened)" -ge "$1" ] && break
-        sleep 0.05
+    limit=$(($(cut -d. -f1 /proc/uptime) + $2))
+    # Looking takes the longer the more were told, on the one processor.
+    pause=0.05
+    [ "$1" -gt 1000 ] && pause=2
+    until [ "$(opened)" -ge "$1" ] || [ "$(cut -d. -f1 /proc/uptime)" -ge $limit ]; do
+        sleep $pause
     done
+}
+
+# Ends the workload, if it has not ended by itself.
+end_workload() {
+    kill $workload 2>/dev/null
+    wait $workload
 }
 
 # Ticks that this shell's children have run.
@@ -180,30 +205,67 @@ children() { cut -d' ' -f16,17 /proc/$$/stat | awk '{ printf "%d", $1 + $2 }'; }
 # One stall among sockets that have nothing to send, and many stalls at once.
 for crowd in $crowds; do
     set -- ${crowd%,*} ${crowd#*,}
-    begin $crowd_setting
-    odd many --idle "$1" --stalled "$2" --connections $(($2 + 1)) --seconds 60 >/dev/null &
+    # Where metrics are served each open stall is kept as JSON, too, which many would show in the daemon's memory.
+    listen=
+    [ "$2" -eq 1 ] && listen='--metrics-listen 127.0.0.1:9190'
+    wanted=$2 lasting=60
+    # The programs have room for 8192 suspects (SUSPECTS): more are not told at once.
+    if [ "$2" -gt 8192 ]; then
+        wanted=8192 lasting=240
+        # Of 2 GiB the kernel lets TCP have less than 192 MiB; so many held records may be more.
+        echo '131072 196608 262144' >/proc/sys/net/ipv4/tcp_mem
+    fi
+    begin $crowd_setting $listen
+    odd many --idle "$1" --stalled "$2" --connections $(($2 + 1)) --seconds $lasting >/dev/null &
     workload=$!
-    until_opened "$2"
+    # The last third is for what is measured while it stalls.
+    until_opened $wanted $((lasting * 2 / 3))
+    refused=-
+    [ -n "$listen" ] && refused=$(refusals)
     before=$(ran)
     sleep 10
     after=$(ran)
+    [ -n "$listen" ] && refused=$(($(refusals) - refused))
     resident=$(memory VmRSS)
+    # Nothing may run through hooks that are taken away, either.
     [ $part = two ] && kill $workload
     end
-    first=$(grep -m 1 '"event":"stall-opened"' /tmp/events.jsonl)
-    echo "crowd$tab$1$tab$2$tab$before$tab$after$tab$resident$tab$first$tab$(opened)$tab$(tail -n 1 /tmp/events.jsonl)"
+    first=$(grep -m 1 -F '"event":"stall-opened"' /tmp/events.jsonl)
+    echo "crowd$tab$1$tab$2$tab$before$tab$after$tab$refused$tab$resident$tab$first$tab$(stalled)$tab$(tail -n 1 /tmp/events.jsonl)"
+    if [ $crowd = 10,1 ]; then
+        changed=$(grep -m 1 -F '"event":"probes-changed"' /tmp/events.jsonl)
+        closed=$(grep -m 1 -F '"event":"stall-closed"' /tmp/events.jsonl)
+        echo "attached$tab$first$tab$changed$tab$closed"
+    fi
     rm -f /tmp/events.jsonl
-    [ $part = two ] && continue
-    # Looking at all of them instead, as often as the daemon asks about one.
-    before=$(children)
-    begun=$(now)
-    for look in $(seq 20); do
-        ss -tien >/tmp/ss
-        sleep 0.05
-    done
-    echo "ss$tab$1$tab$2$tab$begun$tab$(now)$tab$before$tab$(children)$tab$(wc -l </tmp/ss)"
-    kill $workload
-    wait $workload
+    if [ $part = all ]; then
+        # Looking at all of them instead, as often as the daemon asks about one.
+        before=$(children)
+        begun=$(now)
+        for look in $(seq 20); do
+            ss -tien >/tmp/ss
+            sleep 0.05
+        done
+        echo "ss$tab$1$tab$2$tab$begun$tab$(now)$tab$before$tab$(children)$tab$(wc -l </tmp/ss)"
+    fi
+    end_workload
 done
+
+if [ $part = all ]; then
+    # Sockets that are there before the daemon, which asks about all of them once as it begins.
+    odd many --idle 10000 --stalled 1 --connections 2 --seconds 120 >/dev/null &
+    workload=$!
+    # Those that have nothing to send are made first, from port 7002.
+    for look in $(seq 60); do
+        [ "$(ss -Htn state established sport = :7002 | wc -l)" -ge 10000 ] && break
+        sleep 1
+    done
+    begin auto
+    until_opened 1 30
+    echo "before${tab}10000$tab$(stalled)$tab$(memory VmRSS)$tab$(memory VmHWM)"
+    end
+    end_workload
+    rm -f /tmp/events.jsonl
+fi
 
 echo "programs$tab$(ktls-trace doctor --verify --json)"
