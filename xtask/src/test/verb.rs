@@ -22,10 +22,11 @@ use super::{
     unit,
 };
 use crate::{
+    consumers,
     guest_image::{Bootable, Programs},
     place::Place,
     setup::{self, Needs},
-    userland::{Release, Userlands},
+    userland::{self, Release, Userlands},
 };
 
 /// Runs that one guest does at most.
@@ -94,8 +95,14 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
 
     let releases = releases(&batches);
     setup::ensure(place, Needs::of_guests(!releases.is_empty()))?;
-    let units_passed = *no_unit || units(place)?;
-    let programs = Programs::prepare(place)?;
+    if !no_unit {
+        // They begin with it, and would wait for all that is fetched meanwhile.
+        consumers::victoria_metrics(place)?;
+    }
+    let (units_passed, programs) = thread::scope(|scope| -> Result<_> {
+        scope.spawn(|| fetch_ahead(place, &releases, &batches));
+        Ok((*no_unit || units(place)?, Programs::prepare(place)?))
+    })?;
     let packaging_passed = *no_unit || packaging(place, programs.daemon());
     let userlands = Userlands::prepare(place, &releases, &directory)?;
     let results = place.results("results");
@@ -158,6 +165,16 @@ pub(crate) fn run(place: &Place, arguments: &TestArguments) -> Result<ExitCode> 
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Fetches and makes what guests need. What that fails at fails again where it is needed, and is told there.
+fn fetch_ahead(place: &Place, releases: &BTreeSet<Release>, batches: &[Batch]) {
+    for batch in batches {
+        let _fetched = Bootable::prepare(place, batch.known);
+    }
+    for &release in releases {
+        let _made = userland::prepare(place, release);
+    }
 }
 
 /// Runs the unit and host tests and says how they went.
