@@ -51,8 +51,8 @@ pub mod known {
     pub const NONAGLE: u32 = 1 << 3;
     /// [`Snapshot::pending`](super::Snapshot::pending).
     pub const PENDING: u32 = 1 << 4;
-    /// [`Snapshot::probes_out`](super::Snapshot::probes_out).
-    pub const PROBES_OUT: u32 = 1 << 5;
+    /// [`Snapshot::bound_dev_if`](super::Snapshot::bound_dev_if).
+    pub const BOUND: u32 = 1 << 5;
     /// [`Snapshot::tx_conf`](super::Snapshot::tx_conf).
     pub const TX_CONF: u32 = 1 << 6;
     /// [`Snapshot::tls_version`](super::Snapshot::tls_version).
@@ -121,6 +121,8 @@ pub struct Snapshot {
     pub src_port: u32,
     /// Destination port, host order.
     pub dst_port: u32,
+    /// Interface that the socket is bound to (`skc_bound_dev_if`); 0: none.
+    pub bound_dev_if: u32,
     /// TCP state (`TCP_ESTABLISHED` is 1).
     pub state: u32,
     /// Sequence number after the last byte that was queued.
@@ -149,8 +151,6 @@ pub struct Snapshot {
     pub nonagle: u32,
     /// `icsk_pending`: 1 retransmit, 3 persist (`ICSK_TIME_PROBE0`), 0 none.
     pub pending: u32,
-    /// `icsk_probes_out`.
-    pub probes_out: u32,
     /// `tls_context.tx_conf`: 0 base, 1 software, 2 device, 3 TOE.
     pub tx_conf: u32,
     /// TLS version on the wire: 0x0303, 0x0304.
@@ -280,7 +280,7 @@ pub enum Pushed {
     Rest,
 }
 
-/// A writer was refused, or the persist timer fired: the socket at that moment.
+/// A writer was refused, or one of TCP's timers fired: the socket at that moment.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {

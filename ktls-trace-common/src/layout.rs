@@ -85,6 +85,8 @@ layout! {
     skc_v6_rcv_saddr,
     /// `sock_common.skc_net.net`.
     skc_net,
+    /// `sock_common.skc_bound_dev_if`.
+    skc_bound_dev_if,
     /// `sock_common.skc_cookie`.
     skc_cookie,
     /// `net.ns.inum`.
@@ -101,10 +103,11 @@ layout! {
     sk_tsq_flags,
     /// `sock.sk_pacing_status`.
     sk_pacing_status,
+    /// `sock.tcp_retransmit_timer`, or where it was before, `inet_connection_sock.icsk_retransmit_timer`: the timer that
+    /// `icsk_pending` is about.
+    retransmit_timer,
     /// `inet_connection_sock.icsk_pending`.
     icsk_pending,
-    /// `inet_connection_sock.icsk_probes_out`.
-    icsk_probes_out,
     /// `inet_connection_sock.icsk_retransmits`.
     icsk_retransmits,
     /// `inet_connection_sock.icsk_ulp_ops`.

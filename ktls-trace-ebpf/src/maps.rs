@@ -60,6 +60,26 @@ pub(crate) fn note_suspicion() {
     unsafe { core::ptr::write_volatile(&raw mut SUSPICION, 1) };
 }
 
+/// Address of the `tcp_ulp_ops` of `tls`, once a socket has had one of that name; 0 before. If the module is loaded anew they lie
+/// elsewhere, and the name is looked at again. In a section of its own, which makes it a map of its own: the other one is the user side's to write.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.tls")]
+static mut TLS_OPS: u64 = 0;
+
+/// Whether these operations are known to be those of `tls`.
+#[inline(always)]
+pub(crate) fn is_tls(ops: u64) -> bool {
+    // SAFETY: reads an aligned integer of a static.
+    unsafe { core::ptr::read_volatile(&raw const TLS_OPS) == ops }
+}
+
+/// Notes that they are.
+#[inline(always)]
+pub(crate) fn note_tls(ops: u64) {
+    // SAFETY: writes an aligned integer of a static, and every program the same.
+    unsafe { core::ptr::write_volatile(&raw mut TLS_OPS, ops) };
+}
+
 /// The counters of [`counter`].
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);

@@ -7,6 +7,7 @@
 use ktls_trace_common::{
     counter,
     event::{self, Header},
+    layout::ABSENT,
 };
 
 use crate::{
@@ -47,10 +48,18 @@ fn reset_timer(entry: &impl Entry) {
     let sk = entry.arg(0);
     if suspicion()
         && SUSPECTS.get_ptr(sk).is_some()
+        && is_retransmit_timer(sk, entry.arg(1))
         && sock::member::<u8>(sk, layout!(icsk_pending)) == Some(ICSK_TIME_PROBE0)
     {
         note(event::PERSIST_ARMED, sk);
     }
+}
+
+/// Whether a timer is the one that `icsk_pending` is about; delayed ACKs and keepalives have their own.
+#[inline(always)]
+fn is_retransmit_timer(sk: u64, timer: u64) -> bool {
+    let offset = layout!(retransmit_timer);
+    offset == ABSENT || timer == sk + u64::from(offset)
 }
 
 hook! {
@@ -61,13 +70,9 @@ hook! {
 #[inline(always)]
 fn send_probe0(entry: &impl Entry) {
     let sk = entry.arg(0);
-    let Some(tls) = sock::tls_context(sk) else {
+    let Some(tls) = looked_at(sk) else {
         return;
     };
-    let (owner, uts) = owner(sk);
-    if !wait::watched(sk, owner, uts) {
-        return;
-    }
     count(counter::PERSIST_FIRED);
     if let Some(queue) = Queue::read(sk) {
         timer_fired(event::PERSIST_FIRED, sk, tls, &queue);
@@ -83,19 +88,23 @@ hook! {
 #[inline(always)]
 fn enter_loss(entry: &impl Entry) {
     let sk = entry.arg(0);
-    let Some(tls) = sock::tls_context(sk) else {
+    let Some(tls) = looked_at(sk) else {
         return;
     };
-    let (owner, uts) = owner(sk);
-    if !wait::watched(sk, owner, uts) {
-        return;
-    }
     count(counter::RETRANSMIT_TIMEOUT);
     if let Some(queue) = Queue::read(sk)
         && (queue.notsent() > 0 || sock::buffer_is_full(sk))
     {
         timer_fired(event::RETRANSMIT_TIMEOUT, sk, tls, &queue);
     }
+}
+
+/// The `tls_context` of a socket whose timer fired, if it is one to look at.
+#[inline(always)]
+fn looked_at(sk: u64) -> Option<u64> {
+    let tls = sock::tls_context(sk)?;
+    let (owner, uts) = owner(sk);
+    wait::watched(sk, owner, uts).then_some(tls)
 }
 
 /// The process that sent last, for a timer has none of its own, and its UTS namespace; 0: not known.

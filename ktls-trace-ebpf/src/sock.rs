@@ -6,7 +6,7 @@ use ktls_trace_common::{
     layout::{ABSENT, Bits},
 };
 
-use crate::maps::{filter, layout};
+use crate::maps::{filter, is_tls, layout, note_tls};
 
 /// `TLS_SW` of `include/net/tls.h`.
 const TLS_SW: u32 = 1;
@@ -21,6 +21,17 @@ pub(crate) fn member<T>(base: u64, offset: u32) -> Option<T> {
     }
     // SAFETY: the helper checks the address and fails instead of faulting.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
+}
+
+/// Reads two members: at once where the second comes right after the first, as kernels often arrange what is used together.
+#[inline(always)]
+fn pair<T: Copy>(base: u64, first: u32, second: u32) -> Option<(T, T)> {
+    if first.checked_add(size_of::<T>() as u32) == Some(second) {
+        let [first, second] = member::<[T; 2]>(base, first)?;
+        Some((first, second))
+    } else {
+        Some((member(base, first)?, member(base, second)?))
+    }
 }
 
 /// Reads a bit-field of at most 8 bits.
@@ -46,13 +57,18 @@ macro_rules! bit_field {
 /// Where the layout of `tls_context` is not known, any socket with the ULP "tls" passes.
 #[inline(always)]
 pub(crate) fn tls_context(sk: u64) -> Option<u64> {
-    let ops: u64 = member(sk, layout!(icsk_ulp_ops))?;
-    let name: u32 = member(ops, layout!(ulp_name))?;
-    if name != u32::from_ne_bytes(*b"tls\0") {
+    let (ops, context): (u64, u64) = pair(sk, layout!(icsk_ulp_ops), layout!(icsk_ulp_data))?;
+    // A socket that was closed has no context any more.
+    if ops == 0 || context == 0 {
         return None;
     }
-    // A socket that was closed has none any more.
-    let context = member(sk, layout!(icsk_ulp_data)).filter(|&context: &u64| context != 0)?;
+    if !is_tls(ops) {
+        let name: u32 = member(ops, layout!(ulp_name))?;
+        if name != u32::from_ne_bytes(*b"tls\0") {
+            return None;
+        }
+        note_tls(ops);
+    }
     match bits(context, bit_field!(tls_tx_conf)) {
         Some(TLS_SW) | None => Some(context),
         Some(_) => None,
@@ -80,12 +96,15 @@ pub(crate) struct Queue {
 impl Queue {
     #[inline(always)]
     pub(crate) fn read(sk: u64) -> Option<Self> {
+        let write_seq = member(sk, layout!(tcp_write_seq))?;
+        let (snd_nxt, snd_una) = pair(sk, layout!(tcp_snd_nxt), layout!(tcp_snd_una))?;
+        let (snd_wnd, mss) = pair(sk, layout!(tcp_snd_wnd), layout!(tcp_mss_cache))?;
         Some(Self {
-            write_seq: member(sk, layout!(tcp_write_seq))?,
-            snd_nxt: member(sk, layout!(tcp_snd_nxt))?,
-            snd_una: member(sk, layout!(tcp_snd_una))?,
-            snd_wnd: member(sk, layout!(tcp_snd_wnd))?,
-            mss: member(sk, layout!(tcp_mss_cache))?,
+            write_seq,
+            snd_nxt,
+            snd_una,
+            snd_wnd,
+            mss,
         })
     }
 
@@ -243,7 +262,12 @@ unsafe fn queue_state(sk: u64, out: *mut Snapshot) -> u32 {
         member::<u8>(sk, layout!(skc_state)).map(u32::from),
         1 << 6
     );
-    if read == 0b111_1111 { known::TCP } else { 0 }
+    // Of the state nothing hangs.
+    if read & 0b11_1111 == 0b11_1111 {
+        known::TCP
+    } else {
+        0
+    }
 }
 
 /// Writes how the last segment queued was pushed; the bits that were set.
@@ -339,7 +363,6 @@ unsafe fn timer_state(sk: u64, out: *mut Snapshot) -> u32 {
         };
     }
     byte!(pending, icsk_pending, known::PENDING);
-    byte!(probes_out, icsk_probes_out, known::PROBES_OUT);
     byte!(retransmits, icsk_retransmits, known::RETRANSMITS);
     seen
 }
@@ -488,6 +511,13 @@ unsafe fn tuple(sk: u64, out: *mut Snapshot) -> u32 {
         cookie,
         member(sk, layout!(skc_cookie)).filter(|&cookie: &u64| cookie != 0),
         known::COOKIE
+    );
+    put!(
+        out,
+        seen,
+        bound_dev_if,
+        member(sk, layout!(skc_bound_dev_if)),
+        known::BOUND
     );
     let family = member::<u16>(sk, layout!(skc_family)).map_or(0, u32::from);
     let ports = ports(sk);

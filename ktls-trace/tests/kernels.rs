@@ -83,11 +83,10 @@ fn with(kernel: &str, tables: &Tables, layout: Result<Resolved, String>) -> Fact
     Facts::assemble(release, Ok(tables.read()), layout, false)
 }
 
-/// `observation: hooks`, a line each, with a function that is hooked at its return as well as at its entry named once.
+/// `observation: hooks`, a line each.
 fn chosen(plan: &Plan) -> String {
     let line = |choice: &Choice| {
-        let mut symbols: Vec<&str> = choice.hooks.iter().map(|hook| hook.symbol).collect();
-        symbols.dedup();
+        let symbols: Vec<&str> = choice.hooks.iter().map(|hook| hook.symbol).collect();
         format!("{:?}: {}\n", choice.observable, symbols.join(" "))
     };
     plan.choices.iter().map(line).collect()

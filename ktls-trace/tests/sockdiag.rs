@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ktls_trace::sockdiag::{Error, Family, Filter, SockDiag, SocketId, States, TcpState};
+use ktls_trace::sockdiag::{Error, Family, SockDiag, SocketId, States, TcpState, Wanted};
 
 struct Pair {
     sender: TcpStream,
@@ -22,6 +22,7 @@ fn connect(listener: &TcpListener, to: SocketAddr) -> Pair {
     let id = SocketId {
         src: sender.local_addr().unwrap(),
         dst: sender.peer_addr().unwrap(),
+        interface: None,
         cookie: None,
     };
     Pair {
@@ -94,6 +95,7 @@ async fn a_closed_socket_is_gone_and_its_listener_is_not_taken_for_it() {
     let receivers = SocketId {
         src: pair.id.dst,
         dst: pair.id.src,
+        interface: None,
         cookie: None,
     };
     if let Some(sample) = diag.query(&receivers).await.unwrap() {
@@ -112,6 +114,7 @@ async fn an_ipv4_peer_of_a_dual_stack_listener_is_found_by_its_ipv4_ends() {
     let plain = SocketId {
         src: SocketAddr::from(([127, 0, 0, 1], port)),
         dst: pair.receiver.local_addr().unwrap(),
+        interface: None,
         cookie: None,
     };
     for id in [plain, pair.id] {
@@ -123,7 +126,7 @@ async fn an_ipv4_peer_of_a_dual_stack_listener_is_found_by_its_ipv4_ends() {
         );
         assert_eq!((sample.family, sample.v4_mapped), (Family::Inet6, true));
     }
-    let dump = diag.dump(States::SENDING, Filter::All).await.unwrap();
+    let dump = diag.dump(Wanted::all(States::SENDING)).await.unwrap();
     assert!(
         dump.samples
             .iter()
@@ -136,7 +139,7 @@ async fn a_dump_has_the_sockets_of_both_families() {
     let (_listener4, pair4) = pair("127.0.0.1");
     let (_listener6, pair6) = pair("[::1]");
     let mut diag = SockDiag::open().unwrap();
-    let dump = diag.dump(States::SENDING, Filter::All).await.unwrap();
+    let dump = diag.dump(Wanted::all(States::SENDING)).await.unwrap();
     for pair in [&pair4, &pair6] {
         let found = dump
             .samples
@@ -150,7 +153,7 @@ async fn a_dump_has_the_sockets_of_both_families() {
             .all(|sample| sample.state != TcpState::Listen)
     );
 
-    let listening = diag.dump(States(1 << 10), Filter::All).await.unwrap();
+    let listening = diag.dump(Wanted::all(States(1 << 10))).await.unwrap();
     assert!(!listening.samples.is_empty());
     assert!(
         listening
@@ -160,7 +163,7 @@ async fn a_dump_has_the_sockets_of_both_families() {
     );
 
     // These sockets are plain TCP.
-    let ktls = diag.dump(States::SENDING, Filter::KtlsOnly).await.unwrap();
+    let ktls = diag.dump(Wanted::ktls()).await.unwrap();
     assert!(ktls.samples.iter().all(|sample| sample.src != pair4.id.src));
 }
 
@@ -170,13 +173,23 @@ async fn a_large_dump_comes_whole() {
     let address = listener.local_addr().unwrap();
     let pairs: Vec<Pair> = (0..300).map(|_| connect(&listener, address)).collect();
     let mut diag = SockDiag::open().unwrap();
-    let dump = diag.dump(States::SENDING, Filter::All).await.unwrap();
+    let dump = diag.dump(Wanted::all(States::SENDING)).await.unwrap();
     let found = dump
         .samples
         .iter()
         .filter(|sample| sample.src == address)
         .count();
     assert_eq!(found, pairs.len());
+
+    // More than is wanted is counted, and takes no memory.
+    let wanted = Wanted {
+        takes: &|sample| sample.src == address,
+        at_most: 100,
+        ..Wanted::all(States::SENDING)
+    };
+    let part = diag.dump(wanted).await.unwrap();
+    assert_eq!((part.samples.len(), part.left_out), (100, 200));
+    assert!(part.samples.iter().all(|sample| sample.src == address));
 }
 
 #[tokio::test]
@@ -192,7 +205,7 @@ async fn answers_to_what_was_given_up_are_skipped() {
             matches!(late, Ok(Some(_)) | Err(Error::Timeout { .. })),
             "{late:?}"
         );
-        let late = diag.dump(States::SENDING, Filter::All).await;
+        let late = diag.dump(Wanted::all(States::SENDING)).await;
         let expected = matches!(
             late,
             Ok(_)
@@ -207,7 +220,7 @@ async fn answers_to_what_was_given_up_are_skipped() {
     let mut diag = diag.with_limit(Duration::from_secs(1));
     let sample = diag.query(&pairs[1].id).await.unwrap().unwrap();
     assert_eq!(sample.dst, pairs[1].id.dst);
-    let dump = diag.dump(States::SENDING, Filter::All).await.unwrap();
+    let dump = diag.dump(Wanted::all(States::SENDING)).await.unwrap();
     assert_eq!(
         dump.samples
             .iter()
@@ -265,12 +278,12 @@ async fn another_namespace_shows_its_own_sockets_and_no_others() {
     };
     let mut there = SockDiag::open_in(Path::new(&netns)).unwrap();
     assert_eq!(
-        ends(there.dump(listening, Filter::All).await.unwrap()),
+        ends(there.dump(Wanted::all(listening)).await.unwrap()),
         [address]
     );
     let mut here = SockDiag::open().unwrap();
     assert!(
-        ends(here.dump(listening, Filter::All).await.unwrap()).contains(&own.local_addr().unwrap())
+        ends(here.dump(Wanted::all(listening)).await.unwrap()).contains(&own.local_addr().unwrap())
     );
     finish.send(()).unwrap();
     other.join().unwrap();

@@ -12,11 +12,12 @@ use ktls_trace::{
         Facts, Plan, btf, capabilities,
         modules::{self, Tls},
         plan::Choice,
+        symbols::Symbols,
         sysctl::Settings,
         without::{self, Without},
     },
     probe::{self, Verified},
-    sockdiag::{Filter, SockDiag, States},
+    sockdiag::{SockDiag, Wanted},
 };
 use ktls_trace_common::layout::Layout;
 use serde::Serialize;
@@ -60,6 +61,8 @@ struct Findings {
     symbols_with_addresses: bool,
     /// Capabilities that are needed and not there.
     capabilities_missing: Vec<String>,
+    /// What missing capabilities cost beside the hooks.
+    losses: Vec<String>,
     /// Why `sock_diag` can't be asked; null if it can.
     sock_diag: Option<String>,
     /// What keeps every hook from being used.
@@ -113,12 +116,7 @@ fn look(args: &Args) -> io::Result<Findings> {
         .enable_all()
         .build()?;
     let sock_diag = runtime
-        .block_on(async {
-            SockDiag::open()?
-                .dump(States::SENDING, Filter::KtlsOnly)
-                .await
-                .map(drop)
-        })
+        .block_on(async { SockDiag::open()?.dump(Wanted::ktls()).await.map(drop) })
         .err()
         .map(|error| error.to_string());
     let hooks = plan.obstacle.is_none() && !capabilities_missing.iter().any(|name| is_bpf(name));
@@ -127,11 +125,20 @@ fn look(args: &Args) -> io::Result<Findings> {
         .iter()
         .flatten()
         .any(|program| program.error.is_some());
+    let symbols_with_addresses = facts.symbols.as_ref().is_ok_and(Symbols::shows_addresses);
+    let btf_missing = facts.layout.as_ref().ok().map(|resolved| {
+        // What belongs to a module that is not loaded is not missing.
+        let loaded = |name: &&'static str| resolved.tls || !name.starts_with("tls_");
+        resolved.missing.iter().copied().filter(loaded).collect()
+    });
+    let losses = capabilities::losses(true, !symbols_with_addresses, false);
     let full = hooks
         && !refused
         && plan.unserved().is_empty()
+        && btf_missing.as_ref().is_some_and(Vec::is_empty)
         && sock_diag.is_none()
-        && capabilities_missing.is_empty();
+        && capabilities_missing.is_empty()
+        && losses.is_empty();
     let verdict = match (full, hooks || sock_diag.is_none()) {
         (true, _) => "full",
         (false, true) => "degraded",
@@ -141,13 +148,10 @@ fn look(args: &Args) -> io::Result<Findings> {
         verdict,
         kernel: facts.release,
         tls: facts.tls,
-        btf_missing: facts.layout.ok().map(|resolved| {
-            // What belongs to a module that is not loaded is not missing.
-            let loaded = |name: &&str| resolved.tls || !name.starts_with("tls_");
-            resolved.missing.into_iter().filter(loaded).collect()
-        }),
-        symbols_with_addresses: facts.symbols.is_ok_and(|symbols| symbols.shows_addresses()),
+        btf_missing,
+        symbols_with_addresses,
         capabilities_missing,
+        losses,
         sock_diag,
         obstacle: plan.obstacle.map(|obstacle| obstacle.to_string()),
         plan: plan.choices,
@@ -213,6 +217,9 @@ fn print(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
             "  --  missing {}: run as root, or grant them",
             missing.join(", ")
         )?,
+    }
+    for loss in &findings.losses {
+        writeln!(out, "  --  {loss}")?;
     }
     match &findings.sock_diag {
         None => writeln!(out, "  ok  sock_diag answers")?,

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::observe::ReleasePath;
 
-/// Durations that are kept for the median.
-const KEPT: usize = 1024;
+/// Durations that are kept for the median: 2 KiB an episode.
+const KEPT: usize = 512;
 /// Releases that decide on the cadence.
 const RECENT: usize = 8;
 /// A socket moves between the cadences all the time: changes are told at least this far apart.
@@ -47,8 +47,8 @@ pub(super) struct Episode {
     records: u64,
     /// Bytes that were in them.
     bytes: u64,
-    /// Their durations, the first [`KEPT`] of them.
-    durations_ns: Vec<u64>,
+    /// Their durations in microseconds, the first [`KEPT`] of them.
+    durations_us: Vec<u32>,
     /// Shortest, longest and sum of all durations.
     extent_ns: Option<(u64, u64, u64)>,
     /// Holds longer than the threshold by their verdict, and how long they lasted.
@@ -80,7 +80,7 @@ impl Episode {
             holds: 0,
             records: 0,
             bytes: 0,
-            durations_ns: Vec::new(),
+            durations_us: Vec::new(),
             extent_ns: None,
             verdicts: BTreeMap::new(),
         }
@@ -117,8 +117,10 @@ impl Episode {
         self.holds += 1;
         self.bytes += u64::from(bytes.unwrap_or(0));
         self.records += u64::from(records.unwrap_or(0));
-        if self.durations_ns.len() < KEPT {
-            self.durations_ns.push(duration_ns);
+        if self.durations_us.len() < KEPT {
+            let us = duration_ns / 1000;
+            self.durations_us
+                .push(u32::try_from(us).unwrap_or(u32::MAX));
         }
         let (min, max, sum) = self.extent_ns.unwrap_or((u64::MAX, 0, 0));
         self.extent_ns = Some((
@@ -182,12 +184,12 @@ impl Episode {
         let duration_ns = at_ns.saturating_sub(self.since_ns);
         let seconds = ms(duration_ns) / 1000.0;
         let held_ms = self.extent_ns.map(|(min, max, total)| {
-            let mut sorted = self.durations_ns.clone();
+            let mut sorted = self.durations_us.clone();
             sorted.sort_unstable();
-            let median = sorted.get(sorted.len() / 2).copied().unwrap_or(min);
+            let median = sorted.get(sorted.len() / 2);
             Spread {
                 min: ms(min),
-                median: ms(median),
+                median: median.map_or(0.0, |&us| precise(u64::from(us)) / 1000.0),
                 max: ms(max),
                 total: ms(total),
             }

@@ -77,8 +77,8 @@ pub enum Name {
     StallUpdated,
     /// Nothing has been held for a second, the socket was closed or is gone, or the daemon stops.
     StallClosed,
-    /// Other hooks are attached than before: `tls` was loaded, or with `--probes auto` a stall was opened or none has
-    /// been open for 10 s.
+    /// Other hooks are attached than before: `tls` was loaded or unloaded, or with `--probes auto` a stall was opened or none has
+    /// been open for 10 s, or a reload asks for one process.
     ProbesChanged,
     /// The daemon goes by other options from now on (SIGHUP).
     Reloaded,
@@ -104,6 +104,7 @@ pub enum Body {
     #[schemars(extend("properties" = {"event": {"enum": ["probes-changed"]}}))]
     Probes(Probes),
     /// Of `reloaded`.
+    #[schemars(extend("properties" = {"event": {"enum": ["reloaded"]}}))]
     Reloaded(Reloaded),
     /// Of `lost`.
     #[schemars(extend("properties" = {"event": {"enum": ["lost"]}}))]
@@ -268,7 +269,7 @@ pub struct Spread {
     /// The shortest.
     #[schemars(extend("x-unit" = "ms"))]
     pub min: f64,
-    /// The median; of the first 1024 holds, if there are more.
+    /// The median; of the first 512 holds, if there are more.
     #[schemars(extend("x-unit" = "ms"))]
     pub median: f64,
     /// The longest.

@@ -76,6 +76,24 @@ impl Holding {
         })
     }
 
+    /// Whether an answer of `sock_diag` is about other bytes than those that were seen to wait: more or fewer are unsent, or more
+    /// in flight than then; with nothing unsent, also less, for an acknowledgement has come. Where no hook sees bytes leave,
+    /// there is nothing else to tell by.
+    pub(super) fn is_of_other_bytes(&self, sample: &Sample) -> bool {
+        let then = self
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.socket.unacked_bytes())
+            .map(u64::from);
+        let flew = then
+            .zip(sample.unacked_bytes)
+            .is_some_and(|(then, now)| now > then || (self.bytes == Some(0) && now < then));
+        flew || self
+            .bytes
+            .zip(sample.notsent)
+            .is_some_and(|(then, now)| then != now)
+    }
+
     /// Whether segments were in flight when the hooks saw it.
     pub(super) fn in_flight(&self) -> bool {
         self.facts.as_ref().is_some_and(|facts| {

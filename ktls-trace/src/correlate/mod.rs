@@ -101,6 +101,8 @@ pub struct Poll {
     pub src: SocketAddr,
     /// Remote address.
     pub dst: SocketAddr,
+    /// Index of the interface that it is bound to, if it is.
+    pub interface: Option<u32>,
     /// A process in that namespace, if known.
     pub pid: Option<u32>,
 }

@@ -58,6 +58,8 @@ pub(super) struct Watched {
     src: Option<SocketAddr>,
     /// Remote address.
     dst: Option<SocketAddr>,
+    /// The interface that it is bound to.
+    interface: Option<u32>,
     /// Its inode number.
     inode: Option<u32>,
     /// Who writes to it.
@@ -103,6 +105,7 @@ impl Watched {
             netns: None,
             src: None,
             dst: None,
+            interface: None,
             inode: None,
             process: None,
             past_writers: Vec::new(),
@@ -157,7 +160,11 @@ impl Watched {
                 hold,
                 ..
             } => {
-                self.named(process);
+                if process.is_kernel_worker() {
+                    self.sent_by(hold.writer_pid);
+                } else {
+                    self.named(process);
+                }
                 let by = Noticed::Refusal {
                     blocking: *blocking,
                 };
@@ -268,6 +275,14 @@ impl Watched {
             changes.push(Change::Forget);
             return changes;
         }
+        if self
+            .unseen_due_ns(&context.config)
+            .is_some_and(|due_ns| due_ns <= now_ns)
+        {
+            self.end(now_ns, Ended::Gone, &mut changes);
+            changes.push(Change::Forget);
+            return changes;
+        }
         if self.holding.is_none() {
             if self.episode.is_some() && now_ns >= self.last_held_ns + context.config.flowing_ns {
                 self.end(now_ns, Ended::Flowing, &mut changes);
@@ -291,10 +306,19 @@ impl Watched {
         let contradicted =
             holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
         let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
-        [idle, judge, contradicted, closing, self.poll_due_ns(config)]
+        let (unseen, poll) = (self.unseen_due_ns(config), self.poll_due_ns(config));
+        [idle, judge, contradicted, closing, unseen, poll]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When a socket that others list is taken for gone if they don't tell of it any more: a list that was not complete says of none
+    /// that it is gone.
+    fn unseen_due_ns(&self, config: &Config) -> Option<u64> {
+        let patience_ns = config.forget_ns.max(4 * config.poll_interval_ns);
+        let listed = !self.hooked && !config.asks_unhooked;
+        listed.then_some(self.last_seen_ns + patience_ns)
     }
 
     /// Ends the episode, if one is open. Bytes that still wait never left, as far as seen.
@@ -336,6 +360,7 @@ impl Watched {
         self.netns = socket.netns.or(self.netns);
         self.src = socket.src.or(self.src);
         self.dst = socket.dst.or(self.dst);
+        self.interface = socket.interface.or(self.interface);
         self.tls = socket.tls.or(&self.tls);
     }
 }

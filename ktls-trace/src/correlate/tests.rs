@@ -410,6 +410,58 @@ fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
     assert_eq!(bench.names(), [Name::StallOpened]);
 }
 
+/// Other bytes than those that were seen to wait say nothing of them.
+#[test]
+fn without_the_release_hook_other_bytes_are_not_taken_for_those_that_were_held() {
+    let no_release = || What::Hooks {
+        see_releases: false,
+    };
+    let fewer = Sample {
+        notsent: Some(5000),
+        ..corked_sample()
+    };
+    let more_in_flight = Sample {
+        unacked_bytes: Some(16406),
+        packets_out: Some(1),
+        ..corked_sample()
+    };
+    for other in [fewer, more_in_flight] {
+        let mut bench = Bench::new();
+        bench
+            .at(0, no_release())
+            .at(0, refused(held(0, 0)))
+            .at(12, sampled(10, Some(other)))
+            .at(500, What::Tick);
+        assert_eq!(bench.names(), []);
+    }
+
+    // A buffer full of one record in flight: once that is acknowledged, the writer is let in.
+    let full = || {
+        let mut hold = held(0, 16406);
+        (hold.socket.write_seq, hold.socket.snd_una) = (Some(16406), Some(0));
+        hold.socket.packets_out = Some(1);
+        (hold.socket.wmem_queued, hold.socket.sndbuf) = (Some(20000), Some(20000));
+        hold
+    };
+    let answer = |unacked_bytes| Sample {
+        notsent: Some(0),
+        packets_out: Some(1),
+        unacked_bytes: Some(unacked_bytes),
+        ..corked_sample()
+    };
+    let told = |unacked_bytes| {
+        let mut bench = Bench::new();
+        bench
+            .at(0, no_release())
+            .at(0, refused(full()))
+            .at(12, sampled(10, Some(answer(unacked_bytes))))
+            .at(45, What::Tick);
+        bench.names()
+    };
+    assert_eq!(told(16406), [Name::StallOpened]);
+    assert_eq!(told(5000), []);
+}
+
 #[test]
 fn without_the_release_hook_a_timer_that_fired_says_so_too() {
     let mut bench = Bench::new();
@@ -717,6 +769,88 @@ fn without_hooks_a_socket_that_stands_still_is_unknown_and_consistent() {
         .at(200, sampled(200, Some(flowing.clone())))
         .at(1300, sampled(1300, Some(flowing)));
     assert_eq!(bench.names().last(), Some(&Name::StallClosed));
+}
+
+#[test]
+fn without_hooks_a_socket_that_is_not_told_of_any_more_is_gone() {
+    let mut bench = Bench::new();
+    for ms in [0, 50, 100] {
+        let sample = What::Sampled {
+            key: SocketKey::of_cookie(1),
+            asked_ns: START + ms * MS,
+            sample: Some(Box::new(corked_sample())),
+        };
+        bench.at(ms, sample);
+    }
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    bench.at(5000, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    bench.at(5200, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened, Name::StallClosed]);
+    assert_eq!(bench.stall(1).ended, Some(Ended::Gone));
+    assert_eq!(bench.forgotten, [SocketKey::of_cookie(1)]);
+}
+
+#[test]
+fn the_longer_bytes_wait_the_less_often_it_is_asked_about_them() {
+    let polls = |begin: u64, end: u64| {
+        let mut bench = Bench::new();
+        bench.at(0, refused(held(0, 0)));
+        for ms in 1..begin {
+            bench.at(ms, What::Tick);
+        }
+        let before = bench.polls;
+        for ms in begin..end {
+            bench.at(ms, What::Tick);
+        }
+        bench.polls - before
+    };
+    // Every 50 ms, and after a while an eighth of what has gone by, up to a second.
+    assert_eq!(polls(0, 400), 8);
+    assert_eq!(polls(20_000, 30_000), 10);
+}
+
+/// Raising the sysctl wakes no writer that sleeps: the hold at hand is still that of the gate it met.
+#[test]
+fn a_gate_that_was_opened_meanwhile_is_still_the_one_that_was_met() {
+    let mut opened = held(0, 0);
+    opened.socket.notsent_lowat = Some(131_072);
+    let fired = What::PersistFired {
+        key: KEY,
+        hold: Box::new(opened),
+    };
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(40, What::Tick)
+        .at(204, fired)
+        .at(204, released(16406, ReleasePath::PersistTimer))
+        .at(1300, What::Tick);
+    assert_eq!(bench.names().last(), Some(&Name::StallClosed));
+    for stall in bench.events.iter().map(stall_of) {
+        assert_eq!(stall.verdict, Verdict::CorkedCompletedRecord);
+        assert_eq!(stall.gate, Some(Gate::NotsentLowat));
+    }
+}
+
+#[test]
+fn a_kernel_worker_is_not_taken_for_the_process() {
+    let mut hold = held(0, 0);
+    hold.writer_pid = Some(100);
+    let by_worker = What::Refused {
+        key: KEY,
+        process: Process {
+            pid: 9,
+            tid: 9,
+            thread: "kworker/0:1".to_owned(),
+        },
+        blocking: false,
+        hold: Box::new(hold),
+    };
+    let mut bench = Bench::new();
+    bench.at(0, by_worker).at(20, What::Tick).at(31, What::Tick);
+    let process = bench.stall(0).process.as_ref().unwrap();
+    assert_eq!(process.pid, 100);
 }
 
 #[test]

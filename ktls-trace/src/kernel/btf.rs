@@ -118,6 +118,15 @@ pub trait Lookup {
     fn has_tls(&self) -> bool;
 }
 
+/// The timer of retransmissions, loss probes and probe0, which was moved and renamed.
+fn retransmit_timer(types: &dyn Lookup) -> &'static str {
+    let now = "sock.tcp_retransmit_timer";
+    match types.member(now) {
+        Some(_) => now,
+        None => "inet_connection_sock.icsk_retransmit_timer",
+    }
+}
+
 /// Fills in a [`Layout`] by name.
 pub fn resolve(types: &dyn Lookup) -> Resolved {
     let mut missing = Vec::new();
@@ -143,6 +152,7 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         skc_v6_daddr: offset("sock.__sk_common.skc_v6_daddr"),
         skc_v6_rcv_saddr: offset("sock.__sk_common.skc_v6_rcv_saddr"),
         skc_net: offset("sock.__sk_common.skc_net.net"),
+        skc_bound_dev_if: offset("sock.__sk_common.skc_bound_dev_if"),
         skc_cookie: offset("sock.__sk_common.skc_cookie"),
         net_inum: offset("net.ns.inum"),
         net_notsent_lowat: offset("net.ipv4.sysctl_tcp_notsent_lowat"),
@@ -151,8 +161,8 @@ pub fn resolve(types: &dyn Lookup) -> Resolved {
         sk_write_queue: offset("sock.sk_write_queue"),
         sk_tsq_flags: offset("sock.sk_tsq_flags"),
         sk_pacing_status: offset("sock.sk_pacing_status"),
+        retransmit_timer: offset(retransmit_timer(types)),
         icsk_pending: offset("inet_connection_sock.icsk_pending"),
-        icsk_probes_out: offset("inet_connection_sock.icsk_probes_out"),
         icsk_retransmits: offset("inet_connection_sock.icsk_retransmits"),
         icsk_ulp_ops: offset("inet_connection_sock.icsk_ulp_ops"),
         icsk_ulp_data: offset("inet_connection_sock.icsk_ulp_data"),

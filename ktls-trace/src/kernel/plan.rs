@@ -236,8 +236,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Has its hot hooks called by trampolines where BTF knows the function. The others are seldom run, and a kprobe misses
-    /// nothing: it can't be preempted.
+    /// Has its hot hooks called by trampolines where BTF knows the function. The others are seldom run, and a kprobe is
+    /// not passed over for having been preempted.
     fn by_trampoline(mut self, facts: &Facts) -> Self {
         if let Ok(layout) = &facts.layout {
             for hook in self.hooks.iter_mut().filter(|hook| hook.hot) {
@@ -278,6 +278,7 @@ const NEEDED: &[&str] = &[
     "tcp_sock.snd_nxt",
     "tcp_sock.snd_una",
     "tcp_sock.snd_wnd",
+    "tcp_sock.packets_out",
     "tcp_sock.mss_cache",
 ];
 

@@ -36,7 +36,6 @@ pub const RECOGNISED: &[&str] = &[
     "tcp_rcv_established",
     "tcp_rcv_state_process",
     "tcp_write_wakeup",
-    "tcp_write_timer_handler",
     "tcp_tsq_handler",
     "tcp_tsq_write",
     "tcp_tsq_workfn",

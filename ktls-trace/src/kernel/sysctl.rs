@@ -32,7 +32,7 @@ impl Settings {
             risks.push(format!(
                 "net.ipv4.tcp_notsent_lowat is {lowat}: a kTLS sendfile() stalls on every path \
                  whose MSS is larger than the records held (loopback, jumbo frames); above the \
-                 MSS it is harmless"
+                 MSS it is harmless; before 6.5 one below 65536 hangs it on every path"
             ));
         }
         if let Some([_, _, largest]) = self.tcp_wmem

@@ -147,6 +147,13 @@ pub struct Process {
     pub thread: String,
 }
 
+impl Process {
+    /// Whether it is one of the kernel's own, which hands on what a process wrote (`tx_work_handler`).
+    pub fn is_kernel_worker(&self) -> bool {
+        self.thread.starts_with("kworker/")
+    }
+}
+
 /// A socket whose bytes wait, and how they came there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -190,7 +197,7 @@ impl SendFacts {
 /// A complete record handed to TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushFacts {
-    /// When TCP had taken it, `CLOCK_MONOTONIC` in nanoseconds.
+    /// When it was first handed to TCP, `CLOCK_MONOTONIC` in nanoseconds.
     pub at_ns: u64,
     /// `flags` of `tls_push_sg`.
     pub flags: u32,
@@ -226,6 +233,9 @@ pub struct SocketState {
     pub src: Option<SocketAddr>,
     /// Remote address.
     pub dst: Option<SocketAddr>,
+    /// Index of the interface that it is bound to (`SO_BINDTODEVICE`, a VRF, a link-local address).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<u32>,
     /// TCP state (1: established).
     pub state: Option<u32>,
     /// Sequence number after the last byte queued.
@@ -260,8 +270,6 @@ pub struct SocketState {
     pub persist_pending: Option<bool>,
     /// Whether any of TCP's timers is pending.
     pub timer_pending: Option<bool>,
-    /// `icsk_probes_out`.
-    pub probes_out: Option<u32>,
     /// Whether the data waits for the queueing discipline (`TSQF_THROTTLED`).
     pub throttled: Option<bool>,
     /// Whether TCP has taken only a part of a record.
@@ -401,6 +409,9 @@ pub struct Sample {
     pub src: Option<SocketAddr>,
     /// Remote address.
     pub dst: Option<SocketAddr>,
+    /// Index of the interface that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<u32>,
     /// Whether the connection is established (or the peer alone has closed).
     pub established: bool,
     /// `tcpi_notsent_bytes`.

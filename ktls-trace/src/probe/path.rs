@@ -16,9 +16,7 @@ pub fn release_path(stack: &[u64], symbols: &Symbols) -> ReleasePath {
 fn path_of(function: &str) -> Option<ReleasePath> {
     Some(match function {
         "tcp_rcv_established" | "tcp_rcv_state_process" => ReleasePath::PeerAck,
-        "tcp_write_wakeup" | "tcp_send_probe0" | "tcp_write_timer_handler" => {
-            ReleasePath::PersistTimer
-        }
+        "tcp_write_wakeup" | "tcp_send_probe0" => ReleasePath::PersistTimer,
         "__tcp_close" | "tcp_close" | "tcp_shutdown" | "tcp_send_fin" | "inet_shutdown"
         | "tls_sk_proto_close" => ReleasePath::Close,
         "tls_push_sg"

@@ -26,7 +26,7 @@ use crate::{
         capabilities, facts, modules,
         namespaces::{self, Entry, Found, Namespace, Which},
     },
-    sockdiag::{self, Dump, Filter, SockDiag, SocketSample, States},
+    sockdiag::{self, Dump, SockDiag, SocketSample, Wanted},
     watch::{clock, process},
 };
 
@@ -135,11 +135,15 @@ async fn ask(namespace: &Namespace, port: Option<u16>) -> Result<Pass, sockdiag:
         Entry::Path(path) => SockDiag::open_in(path)?,
     };
     let at = Instant::now();
-    let mut dump = socket.dump(States::SENDING, Filter::KtlsOnly).await?;
-    if let Some(port) = port {
-        dump.samples
-            .retain(|sample| sample.src.port() == port || sample.dst.port() == port);
-    }
+    let here = |sample: &SocketSample| {
+        sample.is_ktls()
+            && port.is_none_or(|port| sample.src.port() == port || sample.dst.port() == port)
+    };
+    let wanted = Wanted {
+        takes: &here,
+        ..Wanted::ktls()
+    };
+    let mut dump = socket.dump(wanted).await?;
     // A dump that was interrupted may show a socket twice.
     let mut seen = HashSet::new();
     dump.samples.retain(|sample| seen.insert(sample.cookie));

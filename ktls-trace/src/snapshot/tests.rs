@@ -9,6 +9,7 @@ fn place(samples: [Vec<SocketSample>; 2]) -> Place {
     let [first, second] = samples.map(|samples| Dump {
         samples,
         interrupted: false,
+        left_out: 0,
     });
     Place {
         namespace: Namespace {

@@ -59,7 +59,7 @@ pub(super) fn exact_request(sequence: u32, socket: &SocketId) -> Result<Vec<u8>,
             destination_port: dst.port(),
             source_address: src.ip(),
             destination_address: dst.ip(),
-            interface_id: scope.unwrap_or(0),
+            interface_id: socket.interface.or(scope).unwrap_or(0),
             cookie: socket.cookie.map_or(NO_COOKIE, cookie_to_bytes),
         },
     };

@@ -14,7 +14,7 @@ mod ulp;
 
 pub use self::{
     error::Error,
-    query::{Dump, Filter, SockDiag},
+    query::{Dump, SockDiag, Wanted},
     sample::{Family, SocketId, SocketSample, States, TcpState, Timer, TimerKind},
     skmeminfo::SkMemInfo,
     tcp_info::TcpInfo,

@@ -44,21 +44,41 @@ pub struct SockDiag {
     has_tcp_diag: bool,
 }
 
-/// Which of the sockets a dump is to return.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// All of them.
-    All,
-    /// Those with kernel TLS. The kernel can't select them: it still sends all.
-    KtlsOnly,
+/// Which sockets a dump is to return.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Those in one of these states: the kernel leaves the others out.
+    pub states: States,
+    /// Of those, what this takes: the kernel can't select them, so the others are dropped as they come.
+    pub takes: &'a (dyn Fn(&SocketSample) -> bool + Sync),
+    /// So many at most.
+    pub at_most: usize,
 }
 
-impl Filter {
-    /// Whether a socket is to be returned.
-    fn takes(self, sample: &SocketSample) -> bool {
-        match self {
-            Self::All => true,
-            Self::KtlsOnly => sample.is_ktls(),
+impl std::fmt::Debug for Wanted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted")
+            .field("states", &self.states)
+            .field("at_most", &self.at_most)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Wanted<'static> {
+    /// All in some states.
+    pub const fn all(states: States) -> Self {
+        Self {
+            states,
+            takes: &|_| true,
+            at_most: usize::MAX,
+        }
+    }
+
+    /// All that may be sending with kernel TLS.
+    pub const fn ktls() -> Self {
+        Self {
+            takes: &SocketSample::is_ktls,
+            ..Self::all(States::SENDING)
         }
     }
 }
@@ -70,6 +90,19 @@ pub struct Dump {
     pub samples: Vec<SocketSample>,
     /// Sockets came or went while the kernel went through them, each time it was asked: some may be missing, or there twice.
     pub interrupted: bool,
+    /// Sockets that were wanted and are more than were to be returned.
+    pub left_out: usize,
+}
+
+impl Dump {
+    /// Nothing yet.
+    fn empty() -> Self {
+        Self {
+            samples: Vec::new(),
+            interrupted: false,
+            left_out: 0,
+        }
+    }
 }
 
 impl std::fmt::Debug for SockDiag {
@@ -142,8 +175,7 @@ impl SockDiag {
 
     /// Asks about exactly one socket. `None` if it is gone, or was replaced by another with the same ends.
     ///
-    /// A socket bound to a device (`SO_BINDTODEVICE`, VRF) is found only by a link-local address with its scope,
-    /// because the kernel's look-up wants the interface.
+    /// A socket bound to an interface (`SO_BINDTODEVICE`, a VRF, a link-local address) is found by it only.
     pub async fn query(&mut self, socket: &SocketId) -> Result<Option<SocketSample>, Error> {
         let what = format!("ask about {socket}");
         let sequence = self.next_sequence();
@@ -181,16 +213,17 @@ impl SockDiag {
         }
     }
 
-    /// Asks about all sockets in some states. It takes the lock of each: on a busy host, rather ask about the few
-    /// sockets that matter.
-    pub async fn dump(&mut self, states: States, filter: Filter) -> Result<Dump, Error> {
-        let mut dump = Dump {
-            samples: Vec::new(),
-            interrupted: false,
-        };
+    /// Asks about all sockets and returns those that are wanted. It takes the lock of each in those states: on a busy host,
+    /// rather ask about the few sockets that matter.
+    pub async fn dump(&mut self, wanted: Wanted<'_>) -> Result<Dump, Error> {
+        let mut dump = Dump::empty();
         for family in [Family::Inet, Family::Inet6] {
-            let part = self.dump_family(family, states, filter).await?;
+            let at_most = wanted.at_most - dump.samples.len();
+            let part = self
+                .dump_family(family, Wanted { at_most, ..wanted })
+                .await?;
             dump.interrupted |= part.interrupted;
+            dump.left_out += part.left_out;
             dump.samples.extend(part.samples);
         }
         Ok(dump)
@@ -198,12 +231,7 @@ impl SockDiag {
 
     /// Dumps one family: again if it was interrupted, again with more room if answers were lost, and again once
     /// the rest of a dump that was given up has been read.
-    async fn dump_family(
-        &mut self,
-        family: Family,
-        states: States,
-        filter: Filter,
-    ) -> Result<Dump, Error> {
+    async fn dump_family(&mut self, family: Family, wanted: Wanted<'_>) -> Result<Dump, Error> {
         let what = match family {
             Family::Inet => "list the IPv4 sockets",
             Family::Inet6 => "list the IPv6 sockets",
@@ -213,9 +241,9 @@ impl SockDiag {
         let mut attempt = 1;
         loop {
             let sequence = self.next_sequence();
-            let request = dump_request(sequence, family, states);
+            let request = dump_request(sequence, family, wanted.states);
             match self
-                .ask(what, &request, sequence, Until::Done(filter))
+                .ask(what, &request, sequence, Until::Done(wanted))
                 .await
             {
                 Ok(dump) if dump.interrupted && attempt < DUMP_ATTEMPTS => attempt += 1,
@@ -253,7 +281,8 @@ impl SockDiag {
         if self.has_tcp_diag {
             return Ok(());
         }
-        match self.dump_family(Family::Inet, States(0), Filter::All).await {
+        let nothing = Wanted::all(States(0));
+        match self.dump_family(Family::Inet, nothing).await {
             Err(Error::NoTcpDiag { .. }) => Err(Error::NoTcpDiag {
                 what: what.to_owned(),
             }),
@@ -267,7 +296,7 @@ impl SockDiag {
         what: &str,
         request: &[u8],
         sequence: u32,
-        until: Until,
+        until: Until<'_>,
     ) -> Result<Dump, Error> {
         let io = |source| Error::Io {
             what: what.to_owned(),
@@ -282,10 +311,7 @@ impl SockDiag {
             .map_err(late)?
             .map_err(io)?;
 
-        let mut answer = Dump {
-            samples: Vec::new(),
-            interrupted: false,
-        };
+        let mut answer = Dump::empty();
         loop {
             self.buffer.clear();
             match timeout(self.limit, self.socket.recv(&mut self.buffer))
@@ -320,10 +346,11 @@ impl SockDiag {
                             answer.samples.push(*sample);
                             return Ok(answer);
                         }
-                        Until::Done(filter) if filter.takes(&sample) => {
-                            answer.samples.push(*sample);
+                        Until::Done(wanted) if !(wanted.takes)(&sample) => {}
+                        Until::Done(wanted) if answer.samples.len() >= wanted.at_most => {
+                            answer.left_out += 1;
                         }
-                        Until::Done(_) => {}
+                        Until::Done(_) => answer.samples.push(*sample),
                     },
                     Body::Done => return Ok(answer),
                     Body::Refused(errno) => {
@@ -373,12 +400,12 @@ impl SockDiag {
 }
 
 /// What ends an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
+#[derive(Clone, Copy)]
+enum Until<'a> {
     /// The first socket.
     One,
-    /// The message that says so; until then, sockets that a filter takes.
-    Done(Filter),
+    /// The message that says so; until then, sockets that are wanted.
+    Done(Wanted<'a>),
 }
 
 fn lost(answer: &Result<Dump, Error>) -> bool {
@@ -416,6 +443,7 @@ mod tests {
         let id = SocketId {
             src: receiver.local_addr().unwrap(),
             dst: receiver.peer_addr().unwrap(),
+            interface: None,
             cookie: None,
         };
         let mut diag = SockDiag::open()
@@ -436,7 +464,7 @@ mod tests {
         let sample = diag.query(&id).await.unwrap().unwrap();
         assert_eq!((sample.src, sample.dst), (id.src, id.dst));
         overflow(&mut diag, &id).await;
-        let dump = diag.dump(States::ALL, Filter::All).await.unwrap();
+        let dump = diag.dump(Wanted::all(States::ALL)).await.unwrap();
         assert!(dump.samples.iter().any(|sample| sample.src == id.src));
     }
 }

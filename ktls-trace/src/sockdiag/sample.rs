@@ -16,6 +16,8 @@ pub struct SocketId {
     pub src: SocketAddr,
     /// The peer's end.
     pub dst: SocketAddr,
+    /// Index of the interface that it is bound to; `None`: to none. The kernel's look-up wants it.
+    pub interface: Option<u32>,
     /// The socket's cookie; `None` takes whichever socket has these ends now. A socket's cookie is never 0.
     pub cookie: Option<u64>,
 }
@@ -72,6 +74,7 @@ impl SocketSample {
         SocketId {
             src: self.src,
             dst: self.dst,
+            interface: self.interface,
             cookie: Some(self.cookie),
         }
     }

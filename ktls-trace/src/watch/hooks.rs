@@ -9,7 +9,7 @@ use crate::{
     correlate::event::Name,
     kernel::{
         Facts, Plan, capabilities,
-        modules::Tls,
+        modules::{self, Tls},
         plan::{Choice, Hook, Observable, Probes},
         symbols::Addresses,
     },
@@ -40,6 +40,8 @@ pub(super) struct Hooks {
     pub(super) addresses: Addresses,
     /// Sockets under suspicion: their address and generation in the kernel's table.
     pub(super) suspects: HashMap<SocketKey, (u64, u64)>,
+    /// Whether kernel TLS is a module, and not built in.
+    pub(super) of_module: bool,
     /// Whether the hot hooks were ordered to be attached.
     pub(super) armed: bool,
     /// Which hooks are attached, and when; a reload does not change it.
@@ -109,6 +111,7 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
         attached,
         addresses,
         suspects: HashMap::new(),
+        of_module: modules::tls_is_loaded(),
         armed: false,
         probes: probe_options.probes,
     })
@@ -223,6 +226,29 @@ impl Session<'_> {
         !self.poller.asks() || self.options.needs_all()
     }
 
+    /// What follows from how the kernel is observed from now on.
+    pub(super) fn begin(&mut self) {
+        if self.always_armed() {
+            self.arm(true);
+        }
+        self.tell_correlator_of_hooks();
+        // Of the sockets that are there already, sock_diag can't tell who is asked for.
+        if self.options.filter.uts == 0 && matches!(self.mode, Mode::Hooks(_)) {
+            self.poller.dump_once();
+        }
+    }
+
+    /// Goes back to waiting if the module was unloaded. A kprobe does not keep it, and that on a function of the module that is loaded
+    /// anew would never be met again.
+    pub(super) fn wait_if_tls_is_gone(&mut self) {
+        let gone = |hooks: &Hooks| hooks.of_module && !modules::tls_is_loaded();
+        if matches!(&self.mode, Mode::Hooks(hooks) if gone(hooks)) {
+            self.drain();
+            self.mode = Mode::WaitingForTls;
+            self.tell_probes("kernel TLS was unloaded".to_owned());
+        }
+    }
+
     /// Attaches, now that kernel TLS is there.
     pub(super) fn tls_appeared(&mut self) {
         let facts = Facts::for_hooks(&self.options.btf, &self.options.without);
@@ -239,7 +265,7 @@ impl Session<'_> {
                 format!("kernel TLS was loaded, but hooks can't be used: {why}")
             }
         };
-        self.tell_correlator_of_hooks();
+        self.begin();
         self.tell_probes(reason);
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc::{self, Receiver, Sender},
+    sync::mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
     task::JoinHandle,
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
@@ -20,11 +20,13 @@ use crate::{
         netns,
     },
     observe::{Sample, SocketKey, Timer, Tls},
-    sockdiag::{self, Dump, Filter, SockDiag, SocketId, SocketSample, States, TcpState, TimerKind},
+    sockdiag::{self, Dump, SockDiag, SocketId, SocketSample, TcpState, TimerKind, Wanted},
 };
 
 /// Questions that may wait; more are dropped, the correlator asks again.
 const QUESTIONS: usize = 4096;
+/// Sockets that a dump is told of at most, in all namespaces: as many as the programs have room for suspects.
+const SOCKETS: usize = 8192;
 /// Network namespaces that are kept open at once.
 const NAMESPACES: usize = 256;
 /// How long a namespace is kept open after the last question: an open netlink socket keeps the whole
@@ -51,10 +53,8 @@ pub(super) enum Answer {
     NotAsked,
 }
 
-/// What the task is told.
-enum Request {
-    /// Ask about one socket.
-    Ask(Poll),
+/// What the task is told to do.
+enum Order {
     /// Ask about all kTLS sockets once.
     DumpOnce,
     /// Ask about all kTLS sockets from now on, every poll interval.
@@ -87,11 +87,13 @@ impl Look {
 
 /// The asking task.
 pub(super) struct Poller {
-    /// Requests to it.
-    requests: Option<Sender<Request>>,
+    /// Questions about single sockets.
+    questions: Option<Sender<Poll>>,
+    /// All else, which is seldom, and may not be dropped.
+    orders: Option<UnboundedSender<Order>>,
     /// Answers from it.
     answers: Option<Receiver<Answer>>,
-    /// The task; it ends when the requests do.
+    /// The task; it ends when the questions do.
     task: Option<JoinHandle<()>>,
 }
 
@@ -107,7 +109,8 @@ impl Poller {
     /// Starts the task. With `dump` it asks about all kTLS sockets at the poll interval.
     pub(super) fn start(options: &Options, dump: bool) -> Result<Self, sockdiag::Error> {
         let own = SockDiag::open()?;
-        let (requests, from_session) = mpsc::channel(QUESTIONS);
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let (orders, ordered) = mpsc::unbounded_channel();
         let (to_session, answers) = mpsc::channel(QUESTIONS);
         let worker = Worker {
             own_netns: netns::own(),
@@ -116,12 +119,14 @@ impl Poller {
             places_found: None,
             own,
             others: HashMap::new(),
+            shut: HashSet::new(),
             answers: to_session,
             seen: HashSet::new(),
         };
-        let task = tokio::spawn(worker.work(from_session, dump));
+        let task = tokio::spawn(worker.work(asked, ordered, dump));
         Ok(Self {
-            requests: Some(requests),
+            questions: Some(questions),
+            orders: Some(orders),
             answers: Some(answers),
             task: Some(task),
         })
@@ -130,7 +135,8 @@ impl Poller {
     /// Nobody to ask.
     pub(super) fn none() -> Self {
         Self {
-            requests: None,
+            questions: None,
+            orders: None,
             answers: None,
             task: None,
         }
@@ -138,36 +144,36 @@ impl Poller {
 
     /// Whether anybody is asked.
     pub(super) fn asks(&self) -> bool {
-        self.requests.is_some()
+        self.questions.is_some()
     }
 
-    /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks
-    /// again at the poll interval.
-    pub(super) fn ask(&self, poll: Poll) {
-        self.request(Request::Ask(poll));
+    /// Asks about a socket. `false`: too many questions wait, so this one was dropped; the correlator asks again.
+    pub(super) fn ask(&self, poll: Poll) -> bool {
+        self.questions
+            .as_ref()
+            .is_none_or(|questions| questions.try_send(poll).is_ok())
     }
 
     /// Asks about all kTLS sockets once: those that stand still already meet no hook any more.
     pub(super) fn dump_once(&self) {
-        self.request(Request::DumpOnce);
+        self.order(Order::DumpOnce);
     }
 
     /// Asks about all kTLS sockets from now on.
     pub(super) fn dump_from_now_on(&self) {
-        self.request(Request::Dump);
+        self.order(Order::Dump);
     }
 
     /// Goes by other options from now on.
     pub(super) fn go_by(&self, options: &Options) {
-        self.request(Request::Look(Look::new(options)));
+        self.order(Order::Look(Look::new(options)));
     }
 
-    /// Hands a request to the task.
-    fn request(&self, request: Request) {
-        if let Some(requests) = &self.requests
-            && requests.try_send(request).is_err()
-        {
-            tracing::debug!("too many questions for sock_diag wait");
+    /// Tells the task to do something.
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // The task lives as long as this does.
+            let _told = orders.send(order);
         }
     }
 
@@ -184,8 +190,8 @@ impl Poller {
 
 /// Another network namespace.
 struct Elsewhere {
-    /// Asks there; `None` where that is not possible.
-    socket: Option<SockDiag>,
+    /// Asks there.
+    socket: SockDiag,
     /// When it was last asked.
     used: Instant,
 }
@@ -204,6 +210,8 @@ struct Worker {
     own_netns: Option<u32>,
     /// Asks in other namespaces, by inode number.
     others: HashMap<u32, Elsewhere>,
+    /// Those that could not be entered, which was said.
+    shut: HashSet<u32>,
     /// Where answers go.
     answers: Sender<Answer>,
     /// Sockets of the last dump that had unsent bytes, by cookie.
@@ -212,31 +220,38 @@ struct Worker {
 
 impl Worker {
     /// Works until nobody asks any more.
-    async fn work(mut self, mut requests: Receiver<Request>, mut dump: bool) {
+    async fn work(
+        mut self,
+        mut asked: Receiver<Poll>,
+        mut ordered: UnboundedReceiver<Order>,
+        mut dump: bool,
+    ) {
         let mut ticker = self.ticker();
         let mut let_go = interval(NAMESPACE_KEPT);
         let_go.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                request = requests.recv() => match request {
-                    Some(Request::Ask(poll)) => {
-                        let answer = self.ask(&poll).await;
-                        if self.answers.send(answer).await.is_err() {
-                            return;
-                        }
+                poll = asked.recv() => {
+                    let Some(poll) = poll else {
+                        return;
+                    };
+                    let answer = self.ask(&poll).await;
+                    if self.answers.send(answer).await.is_err() {
+                        return;
                     }
-                    Some(Request::DumpOnce) => {
+                }
+                Some(order) = ordered.recv() => match order {
+                    Order::DumpOnce => {
                         if !self.answer_dump().await {
                             return;
                         }
                     }
-                    Some(Request::Dump) => dump = true,
-                    Some(Request::Look(look)) => {
+                    Order::Dump => dump = true,
+                    Order::Look(look) => {
                         self.look = look;
                         self.places_found = None;
                         ticker = self.ticker();
                     }
-                    None => return,
                 },
                 _ = let_go.tick(), if !self.others.is_empty() => {
                     self.others.retain(|_, elsewhere| elsewhere.used.elapsed() < NAMESPACE_KEPT);
@@ -272,6 +287,7 @@ impl Worker {
         let id = SocketId {
             src: poll.src,
             dst: poll.dst,
+            interface: poll.interface,
             cookie: poll.cookie,
         };
         let asked_ns = clock::monotonic_ns();
@@ -301,29 +317,58 @@ impl Worker {
         let Some(netns) = poll.netns.filter(elsewhere) else {
             return Some(&mut self.own);
         };
-        let known = self.places.iter().find(|place| place.inode == Some(netns));
-        let path = match (poll.pid, known.map(|place| &place.entry)) {
-            (Some(pid), _) => PathBuf::from(format!("/proc/{pid}/ns/net")),
-            (None, Some(Entry::Path(path))) => path.clone(),
-            (None, _) => return None,
+        let path = if self.others.contains_key(&netns) {
+            PathBuf::new()
+        } else {
+            self.way_into(netns, poll.pid)?
         };
         self.elsewhere(netns, &path)
     }
 
-    /// The netlink socket in another network namespace.
-    fn elsewhere(&mut self, netns: u32, path: &Path) -> Option<&mut SockDiag> {
-        if self.others.len() >= NAMESPACES && !self.others.contains_key(&netns) {
-            self.others.clear();
+    /// A path that leads into a network namespace: by a process, unless that is elsewhere (one of its threads may have gone there, it
+    /// may have been handed the socket, or its number may be another's by now), or by what is found.
+    fn way_into(&mut self, netns: u32, pid: Option<u32>) -> Option<PathBuf> {
+        let leads = |path: &PathBuf| netns::inode(path).ok() == Some(netns);
+        let by_process = pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        if let Some(path) = by_process.filter(leads) {
+            return Some(path);
         }
-        let elsewhere = self.others.entry(netns).or_insert_with(|| {
-            let socket = SockDiag::open_in(path)
-                .inspect_err(|error| tracing::warn!("{error}; verdicts there stay consistent"))
-                .ok();
-            let used = Instant::now();
-            Elsewhere { socket, used }
-        });
+        self.find_places();
+        let place = self
+            .places
+            .iter()
+            .find(|place| place.inode == Some(netns))?;
+        match &place.entry {
+            Entry::Path(path) => Some(path.clone()).filter(leads),
+            Entry::Own => None,
+        }
+    }
+
+    /// The netlink socket in another network namespace, which is opened if it is not.
+    fn elsewhere(&mut self, netns: u32, path: &Path) -> Option<&mut SockDiag> {
+        if !self.others.contains_key(&netns) {
+            match SockDiag::open_in(path) {
+                Ok(socket) => {
+                    if self.others.len() >= NAMESPACES {
+                        self.others.clear();
+                    }
+                    let used = Instant::now();
+                    self.others.insert(netns, Elsewhere { socket, used });
+                }
+                Err(error) => {
+                    if self.shut.len() >= NAMESPACES {
+                        self.shut.clear();
+                    }
+                    if self.shut.insert(netns) {
+                        tracing::warn!("{error}; verdicts there stay consistent");
+                    }
+                    return None;
+                }
+            }
+        }
+        let elsewhere = self.others.get_mut(&netns)?;
         elsewhere.used = Instant::now();
-        elsewhere.socket.as_mut()
+        Some(&mut elsewhere.socket)
     }
 
     /// Looks for the network namespaces to dump, if that was not done lately.
@@ -340,16 +385,31 @@ impl Worker {
         self.places_found = Some(Instant::now());
     }
 
-    /// Asks about all kTLS sockets.
+    /// Asks about all kTLS sockets: what is told of are those whose bytes wait, or waited the last time.
     async fn dump(&mut self) -> Vec<Answer> {
         self.find_places();
+        let port = self.look.port;
+        let before = std::mem::take(&mut self.seen);
+        let waits = |sample: &SocketSample| sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
+        let takes = |sample: &SocketSample| {
+            let here = port == 0 || sample.src.port() == port || sample.dst.port() == port;
+            sample.is_ktls() && here && (waits(sample) || before.contains(&sample.cookie))
+        };
+        let mut gone = before.clone();
         let mut answers = Vec::new();
-        let mut seen = HashSet::new();
         let mut complete = true;
         for place in self.places.clone() {
+            let wanted = Wanted {
+                takes: &takes,
+                at_most: SOCKETS.saturating_sub(self.seen.len()),
+                ..Wanted::ktls()
+            };
             let asked_ns = clock::monotonic_ns();
-            let dump = match self.dump_of(&place).await {
-                None => continue,
+            let dump = match self.dump_of(&place, wanted).await {
+                None => {
+                    complete = false;
+                    continue;
+                }
                 Some(Ok(dump)) => dump,
                 Some(Err(error)) => {
                     answers.push(Answer::Failed(error.to_string()));
@@ -358,57 +418,61 @@ impl Worker {
                 }
             };
             let at_ns = clock::monotonic_ns();
-            if dump.interrupted {
-                let why = "the table of sockets changed during the dump".to_owned();
+            let mut incomplete = |why: String| {
                 answers.push(Answer::Failed(why));
                 complete = false;
+            };
+            if dump.interrupted {
+                incomplete("the table of sockets changed during the dump".to_owned());
             }
-            for sample in dump.samples.iter().filter(|sample| self.wanted(sample)) {
-                let key = SocketKey::of_cookie(sample.cookie);
-                seen.insert(sample.cookie);
-                let sample = Some(Box::new(Sample {
+            if dump.left_out > 0 {
+                incomplete(format!(
+                    "{} sockets too many whose bytes wait",
+                    dump.left_out
+                ));
+            }
+            for sample in &dump.samples {
+                if waits(sample) {
+                    self.seen.insert(sample.cookie);
+                }
+                gone.remove(&sample.cookie);
+                let sample = Box::new(Sample {
                     netns: place.inode,
                     ..sample_of(sample)
-                }));
+                });
                 answers.push(Answer::Sampled {
-                    key,
+                    key: SocketKey::of_cookie(sample.cookie),
                     asked_ns,
                     at_ns,
-                    sample,
+                    sample: Some(sample),
                 });
             }
         }
         if complete {
             let now_ns = clock::monotonic_ns();
-            // Sockets that are not there any more.
-            answers.extend(self.seen.difference(&seen).map(|&cookie| Answer::Sampled {
+            answers.extend(gone.into_iter().map(|cookie| Answer::Sampled {
                 key: SocketKey::of_cookie(cookie),
                 asked_ns: now_ns,
                 at_ns: now_ns,
                 sample: None,
             }));
         }
-        self.seen = seen;
         answers
     }
 
     /// Asks in one network namespace; `None` where that is not possible.
-    async fn dump_of(&mut self, place: &Namespace) -> Option<Result<Dump, sockdiag::Error>> {
+    async fn dump_of(
+        &mut self,
+        place: &Namespace,
+        wanted: Wanted<'_>,
+    ) -> Option<Result<Dump, sockdiag::Error>> {
         let socket = match &place.entry {
             Entry::Path(path) if place.inode != self.own_netns => {
                 self.elsewhere(place.inode?, path)?
             }
             Entry::Path(_) | Entry::Own => &mut self.own,
         };
-        Some(socket.dump(States::SENDING, Filter::KtlsOnly).await)
-    }
-
-    /// Whether a socket of a dump is told of: bytes wait, or waited the last time.
-    fn wanted(&self, sample: &SocketSample) -> bool {
-        let port = self.look.port;
-        let here = port == 0 || sample.src.port() == port || sample.dst.port() == port;
-        let waits = sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
-        here && (waits || self.seen.contains(&sample.cookie))
+        Some(socket.dump(wanted).await)
     }
 }
 
@@ -421,6 +485,7 @@ pub(crate) fn sample_of(sample: &SocketSample) -> Sample {
         inode: sample.inode,
         src: Some(sample.src),
         dst: Some(sample.dst),
+        interface: sample.interface,
         established: matches!(sample.state, TcpState::Established | TcpState::CloseWait),
         notsent: sample.tcp.notsent_bytes,
         packets_out: sample.tcp.unacked,

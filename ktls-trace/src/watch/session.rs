@@ -121,7 +121,7 @@ pub(super) struct Session<'a> {
     pub(super) named: HashSet<(SocketKey, u32)>,
     /// Losses told so far.
     pub(super) lost: BTreeMap<&'static str, u64>,
-    /// Questions to `sock_diag` that failed and were not told yet.
+    /// Questions to `sock_diag` that failed, or for which there was no room, and that were not told yet.
     pub(super) unanswered: u64,
     /// The reader of the output is gone.
     pub(super) reader_gone: bool,
@@ -217,15 +217,7 @@ pub async fn run_within(
     };
     session.note_clock();
     session.tell_start(&facts.release);
-    if session.always_armed() {
-        session.arm(true);
-    }
-    session.tell_correlator_of_hooks();
-    // Of the sockets that are there already, sock_diag can't tell who is asked for.
-    let all = session.options.filter.uts == 0;
-    if all && matches!(session.mode, Mode::Hooks(_)) {
-        session.poller.dump_once();
-    }
+    session.begin();
     session.give_up_capabilities();
     ready(&session.ready_line());
     session.tell_manager(Manager::ready);
@@ -352,7 +344,11 @@ impl Session<'_> {
                 self.count_open(event.event);
             }
             Output::HoldEnded(hold) => self.exports.hold_ended(&hold),
-            Output::Poll(poll) => self.poller.ask(poll),
+            Output::Poll(poll) => {
+                if !self.poller.ask(poll) {
+                    self.unanswered += 1;
+                }
+            }
             Output::Forget(key) => {
                 self.named.retain(|&(named, _)| named != key);
                 self.forgotten.push(key);
@@ -433,6 +429,7 @@ impl Session<'_> {
                     }
                 }
                 self.disarm_when_calm();
+                self.wait_if_tls_is_gone();
             }
             Mode::WaitingForTls if modules::tls_is_loaded() => self.tls_appeared(),
             Mode::WaitingForTls | Mode::Polling(_) => {}

@@ -226,7 +226,7 @@ impl Session<'_> {
                 let mut lines = vec![
                     format!("no hooks: {why}"),
                     "sock_diag alone can't see flags, corks or gates: a corked record is reported \
-                     as unknown"
+                     as unknown, but for the hang of kernels before 6.5"
                         .to_owned(),
                 ];
                 lines.extend(self.losses.iter().cloned());

@@ -40,6 +40,8 @@ pub(super) fn judge(facts: &Facts<'_>) -> Option<Finding> {
     let complete = hold.last_push().is_some()
         && socket.throttled.is_some()
         && socket.in_flight.is_some()
+        && socket.snd_cwnd.is_some()
+        && socket.paced_ns.is_some()
         && socket.tls.is_software().is_some();
     let mut confidence = confidence(true, sample_agrees(socket, facts.sample))?;
     if !complete {

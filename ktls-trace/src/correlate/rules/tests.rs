@@ -13,6 +13,7 @@ pub(crate) fn corked() -> Hold {
             netns: Some(4_026_531_840),
             src: Some("127.0.0.1:443".parse().unwrap()),
             dst: Some("127.0.0.1:50000".parse().unwrap()),
+            interface: None,
             state: Some(1),
             write_seq: Some(16406),
             snd_nxt: Some(0),
@@ -30,7 +31,6 @@ pub(crate) fn corked() -> Hold {
             nodelay: Some(false),
             persist_pending: Some(true),
             timer_pending: Some(true),
-            probes_out: Some(0),
             throttled: Some(false),
             partial_record: Some(false),
             open_record: Some(false),
@@ -200,6 +200,35 @@ fn what_would_make_it_something_else_leaves_it_unknown() {
         let mut hold = corked();
         change(&mut hold);
         assert_eq!(judged(&hold).verdict, Verdict::Unknown, "{why}");
+    }
+}
+
+#[test]
+fn what_could_refute_it_and_was_not_read_leaves_it_consistent() {
+    let changes: &[fn(&mut SocketState)] = &[
+        |_| {},
+        |socket| socket.throttled = None,
+        |socket| socket.in_flight = None,
+        |socket| socket.snd_cwnd = None,
+        |socket| socket.paced_ns = None,
+        |socket| socket.tls.tx = None,
+    ];
+    let sample = corked_sample();
+    for (number, change) in changes.iter().enumerate() {
+        let mut hold = corked();
+        change(&mut hold.socket);
+        let finding = judge(&Facts {
+            hold: Some(&hold),
+            sample: Some(&sample),
+            ..Facts::default()
+        });
+        assert_eq!(finding.verdict, Verdict::CorkedCompletedRecord);
+        let all_read = number == 0;
+        assert_eq!(
+            finding.confidence == Confidence::Proven,
+            all_read,
+            "{number}"
+        );
     }
 }
 

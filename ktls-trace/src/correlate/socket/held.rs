@@ -49,6 +49,15 @@ impl Watched {
         changes: &mut Vec<Change>,
     ) {
         let refused = by.refused();
+        let mut hold = hold.clone();
+        // A timer that fires was pending until then.
+        if refused.is_none() {
+            let socket = &mut hold.socket;
+            socket.timer_pending = socket.timer_pending.map(|_| true);
+            let persist = by == Noticed::PersistTimer;
+            socket.persist_pending = socket.persist_pending.map(|_| persist);
+        }
+        let hold = &hold;
         self.identify(&hold.socket);
         if let Some(episode) = &mut self.episode {
             episode.progress(hold.socket.snd_nxt);
@@ -74,11 +83,17 @@ impl Watched {
         }
         if let Some(holding) = &mut self.holding {
             let before = holding.facts.replace(hold.clone());
-            // The timer fires after it was pending: that it was armed stays true.
             if let (Some(before), Some(now)) = (before, &mut holding.facts)
                 && refused.is_none()
             {
-                now.socket.persist_pending = before.socket.persist_pending;
+                if holding.refused.is_some() {
+                    // What the writer met, though somebody may have opened it since: that wakes nobody.
+                    let gate = &before.socket;
+                    now.socket.notsent_lowat = gate.notsent_lowat;
+                    now.socket.own_lowat = gate.own_lowat;
+                    now.socket.wmem_queued = gate.wmem_queued;
+                    now.socket.sndbuf = gate.sndbuf;
+                }
                 now.send = before.send.or(now.send);
             }
             holding.bytes = bytes;
@@ -118,6 +133,7 @@ impl Watched {
         self.inode = sample.inode.or(self.inode);
         self.src = self.src.or(sample.src);
         self.dst = self.dst.or(sample.dst);
+        self.interface = self.interface.or(sample.interface);
         self.tls = sample.tls.or(&self.tls);
         if !sample.established {
             self.closing_ns.get_or_insert(at_ns);
@@ -132,14 +148,14 @@ impl Watched {
         if asked_ns < holding.noticed_ns {
             return;
         }
-        let gone = if holding.bytes == Some(0) {
+        let left = if holding.bytes == Some(0) {
             // The writer waits for what is in flight, or for its cipher.
             sample.packets_out.unwrap_or(0) == 0 && holding.in_flight()
         } else {
             // A socket that is past its states with a queue (TIME_WAIT) has none to tell of.
             sample.notsent.unwrap_or(0) == 0
         };
-        if gone {
+        if left || (!context.see_releases && holding.is_of_other_bytes(sample)) {
             holding.contradicted_ns.get_or_insert(at_ns);
         } else {
             holding.contradicted_ns = None;

@@ -13,6 +13,8 @@ use crate::correlate::{
 const UNHOOKED_NS: u64 = 500_000_000;
 /// How long an answer of `sock_diag` is waited for before an episode is opened without it.
 const ANSWER_NS: u64 = 10_000_000;
+/// The longest time between two questions about bytes that go on waiting.
+const SELDOM_NS: u64 = 1_000_000_000;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
 
@@ -121,15 +123,19 @@ impl Watched {
     }
 
     /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that
-    /// the answer is there when it is needed, and then at the poll interval.
+    /// the answer is there when it is needed, and then at the poll interval, or less often the longer they have waited.
     pub(super) fn poll_due_ns(&self, config: &Config) -> Option<u64> {
         let somebody_asks = !self.hooked && !config.asks_unhooked;
         if somebody_asks || self.src.is_none() || self.dst.is_none() {
             return None;
         }
-        let interval_ns = self.polled_ns + config.poll_interval_ns;
         match &self.holding {
-            Some(holding) => Some(interval_ns.max(holding.since_ns + config.threshold_ns / 2)),
+            Some(holding) => {
+                let waited_ns = self.polled_ns.saturating_sub(holding.since_ns);
+                let pause_ns = config.poll_interval_ns.max((waited_ns / 8).min(SELDOM_NS));
+                let first_ns = holding.since_ns + config.threshold_ns / 2;
+                Some(first_ns.max(self.polled_ns + pause_ns))
+            }
             // Between holds a longer look is enough to notice that it is gone.
             None => self
                 .episode
@@ -146,6 +152,7 @@ impl Watched {
             netns: self.netns,
             src: self.src?,
             dst: self.dst?,
+            interface: self.interface,
             pid: self.process.as_ref().map(|process| process.pid),
         })
     }

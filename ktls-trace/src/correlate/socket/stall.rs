@@ -32,9 +32,8 @@ impl Watched {
             confidence,
             gate,
         } = episode.told;
-        let remedy = facts.map_or_else(Vec::new, |facts| {
-            remedy::of(verdict, gate, &facts.socket, self.process_elsewhere())
-        });
+        let seen = facts.map(|facts| &facts.socket);
+        let remedy = remedy::of(verdict, gate, seen, self.process_elsewhere());
         Some(Stall {
             stall: episode.name.clone(),
             socket: event::Socket {

@@ -108,6 +108,7 @@ fn a_mapped_socket_is_asked_for_as_ipv4_and_a_mixed_one_not_at_all() {
     let id = |src: &str, dst: &str| SocketId {
         src: src.parse().unwrap(),
         dst: dst.parse().unwrap(),
+        interface: None,
         cookie: None,
     };
     let plain = exact_request(1, &id("192.0.2.1:1", "192.0.2.2:2")).unwrap();
@@ -124,6 +125,7 @@ fn a_request_without_cookie_asks_for_any() {
     let mut id = SocketId {
         src: "192.0.2.1:1".parse().unwrap(),
         dst: "192.0.2.2:2".parse().unwrap(),
+        interface: None,
         cookie: None,
     };
     assert!(exact_request(1, &id).unwrap().ends_with(&NO_COOKIE));
@@ -133,6 +135,27 @@ fn a_request_without_cookie_asks_for_any() {
             .unwrap()
             .ends_with(&cookie_to_bytes(0x1_0000_0002))
     );
+}
+
+#[test]
+fn a_socket_bound_to_an_interface_is_asked_for_by_it() {
+    let id = |src: &str, interface| SocketId {
+        src: src.parse().unwrap(),
+        dst: "[fe80::2]:2".parse().unwrap(),
+        interface,
+        cookie: None,
+    };
+    let of = |id: &SocketId| {
+        let request = exact_request(1, id).unwrap();
+        // `idiag_if` is before the cookie.
+        let at = request.len() - NO_COOKIE.len() - 4;
+        u32::from_ne_bytes(request[at..at + 4].try_into().unwrap())
+    };
+    assert_eq!(of(&id("[fe80::1]:1", None)), 0);
+    assert_eq!(of(&id("[fe80::1]:1", Some(7))), 7);
+    // As a dump or a caller names a link-local address.
+    assert_eq!(of(&id("[fe80::1%5]:1", None)), 5);
+    assert_eq!(of(&id("[fe80::1%5]:1", Some(7))), 7);
 }
 
 /// A kernel's answer about a kernel-TLS socket, as `examples/capture_sockdiag.rs` printed it.
