@@ -120,6 +120,7 @@ fn the_schema_is_json_and_names_every_event() {
         "stall-updated",
         "stall-closed",
         "probes-changed",
+        "reloaded",
         "lost",
         "stopped",
     ] {
@@ -347,6 +348,10 @@ fn a_file_that_is_wrong_is_named_with_line_and_column_by_run_and_by_check() {
     let output = ktls_trace(&["config", "check", path]);
     assert_eq!(output.status.code(), Some(2), "it needs another option");
     assert!(only_line(&output).contains("--metrics-listen"));
+    std::fs::write(&file, "no-bpf = true\npid = 1\n").unwrap();
+    let output = ktls_trace(&["config", "check", path]);
+    assert_eq!(output.status.code(), Some(2), "`run` refuses them together");
+    assert!(only_line(&output).contains("--pid needs the hooks"));
     std::fs::write(&file, "metrics-listen = \"9190\"\n").unwrap();
     assert!(ktls_trace(&["config", "check", path]).status.success());
     std::fs::remove_file(&file).unwrap();

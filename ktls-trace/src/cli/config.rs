@@ -265,11 +265,10 @@ fn check(command: &Command, word: &str) -> Result<(), String> {
 
 /// Whether all of it together makes a run.
 fn read_with(words: &[OsString]) -> Result<(), String> {
-    let first = OsString::from(VERB);
-    match command().try_get_matches_from(std::iter::once(&first).chain(words)) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(one_line(&error)),
-    }
+    let begin = ["ktls-trace", VERB].map(OsString::from);
+    let (args, _) = read(&[&begin, words].concat())?;
+    let options = args.options(false);
+    options.map(drop).map_err(|error| format!("{error:#}"))
 }
 
 /// What is wrong, without how everything is used.
@@ -404,11 +403,14 @@ mod tests {
         let text = default_file();
         assert!(words(&text).unwrap().is_empty());
         let command = command();
-        for (name, _) in options(&command) {
-            assert!(text.contains(&format!("\n#{name} = ")), "{name}");
-        }
-        for line in text.lines().filter(|line| line.starts_with("#threshold")) {
-            words(&line[1..]).unwrap();
+        for (name, option) in options(&command) {
+            let begins = format!("#{name} = ");
+            let line = text.lines().find(|line| line.starts_with(&begins));
+            let line = line.unwrap_or_else(|| panic!("no line of {name}"));
+            // What stands for a value that is not set is none.
+            if !option.get_default_values().is_empty() {
+                words(&line[1..]).unwrap();
+            }
         }
     }
 }

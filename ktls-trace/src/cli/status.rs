@@ -23,6 +23,10 @@ const NOT_WELL: u8 = 1;
 const LISTED: usize = 50;
 
 /// Ask a running daemon how it is and which stalls are open
+///
+/// The service's own socket is root's. With `--json` the whole last event of each stall is there, with the facts that its verdict rests on.
+///
+/// Exit status: 0 everything that this kernel shows is seen, 1 not everything, or it does not trace any more, 2 no answer.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What its --metrics-listen names
@@ -33,7 +37,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Asks. Exit status 0: it sees everything that this kernel lets it see; 1: it does not; 2: no answer.
+/// Asks, and prints what it answers.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let address = &args.address;
     let asked = ask(address, "/healthz").and_then(|health| Ok((health, ask(address, "/stalls")?)));
@@ -134,7 +138,8 @@ fn stall(event: &Value) -> String {
         Some(gate) => format!(", gate {gate}"),
         None => String::new(),
     };
-    format!(
+    let remedy = event.get("remedy").and_then(Value::as_array);
+    let mut lines = vec![format!(
         "  {}[{}]  {} -> {}  {} ({}){gate}, {} bytes held, as of {}",
         text("/process/comm"),
         text("/process/pid"),
@@ -144,7 +149,10 @@ fn stall(event: &Value) -> String {
         text("/confidence"),
         text("/held/bytes"),
         text("/time"),
-    )
+    )];
+    let remedy = remedy.into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(remedy.map(|line| format!("    remedy: {line}")));
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -167,10 +175,12 @@ mod tests {
             "confidence": "proven",
             "gate": "notsent-lowat",
             "held": { "bytes": 16406 },
+            "remedy": ["sysctl -w net.ipv4.tcp_notsent_lowat=131072"],
         });
         let expected = "ktls-trace 0.1.0 on kernel 6.12: can't see everything\n  release: no hook\n\
                         1 stall is open\n  ?[?]  127.0.0.1:443 -> 127.0.0.1:5  corked-completed-record \
-                        (proven), gate notsent-lowat, 16406 bytes held, as of 2026-06-03T17:19:22.000001Z\n";
+                        (proven), gate notsent-lowat, 16406 bytes held, as of 2026-06-03T17:19:22.000001Z\n    \
+                        remedy: sysctl -w net.ipv4.tcp_notsent_lowat=131072\n";
         assert_eq!(told(&health, std::slice::from_ref(&event)), expected);
         let many = vec![event; LISTED + 3];
         assert!(told(&health, &many).ends_with("  and 3 more\n"));
