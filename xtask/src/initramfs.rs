@@ -132,6 +132,7 @@ impl Archive {
         }
         self.symlink("sbin/latency", "/init")?;
         self.symlink("sbin/qdisc", "/init")?;
+        self.symlink("sbin/route-initcwnd", "/init")?;
         self.file(
             "bin/over-veth",
             include_bytes!("bin/guest/over-veth.sh"),

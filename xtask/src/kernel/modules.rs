@@ -33,6 +33,9 @@ const WANTED: &[(&str, Load)] = &[
     ("ghash_generic", Load::AtStart),
     ("ghash_clmulni_intel", Load::OnDemand),
     ("cryptd", Load::OnDemand),
+    // AES-GCM that answers later, and how a process asks for it.
+    ("pcrypt", Load::OnDemand),
+    ("algif_aead", Load::OnDemand),
     ("ccm", Load::OnDemand),
     ("seqiv", Load::OnDemand),
     // ChaCha20-Poly1305.

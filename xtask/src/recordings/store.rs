@@ -144,6 +144,10 @@ pub(super) fn keep<'a>(
                 "not kept: {}, {length} bytes (at most {LONGEST_BYTES})",
                 to.name()
             );
+            // What was kept before is of another run, and no longer what the scenario is.
+            if to.path.exists() {
+                to.remove()?;
+            }
             continue;
         }
         let events = from.join("events.jsonl");

@@ -1,11 +1,13 @@
 //! The only program of a test guest besides the daemon and busybox. By the name it is called under it is the guest's init, its
-//! `modprobe`, its `qdisc`, its stopwatch, or the process that does the job the guest was booted for.
+//! `modprobe`, its `qdisc` and `route-initcwnd`, its stopwatch, or the process that does the job the guest was booted for.
 
 mod init;
 mod latency;
 mod modules;
 mod port;
 mod qdisc;
+mod route_initcwnd;
+mod rtnetlink;
 mod runner;
 mod scenario;
 mod sockets;
@@ -24,9 +26,10 @@ fn main() -> ExitCode {
         "modprobe" => modules::main(arguments),
         "latency" => latency::main(arguments),
         "qdisc" => qdisc::main(arguments),
+        "route-initcwnd" => route_initcwnd::main(arguments),
         runner::NAME => runner::main(),
         _ => Err(anyhow::anyhow!(
-            "call me as init, modprobe, latency, qdisc or {}",
+            "call me as init, modprobe, latency, qdisc, route-initcwnd or {}",
             runner::NAME
         )),
     };

@@ -1,18 +1,10 @@
 //! `qdisc DEVICE netem DELAY_MS LOSS_PERCENT`, `qdisc DEVICE tbf BYTES_PER_S BURST LIMIT`, `qdisc DEVICE fq`: gives a
 //! device a queueing discipline (`RTM_NEWQDISC`). busybox's `tc` knows none of these.
 
-use std::os::fd::AsRawFd as _;
-
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    errno::Errno,
-    libc,
-    net::if_::if_nametoindex,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
-        socket,
-    },
-};
+use nix::{libc, net::if_::if_nametoindex};
+
+use crate::rtnetlink::{attribute, request};
 
 /// `TCA_KIND` and `TCA_OPTIONS` of `linux/rtnetlink.h`.
 const KIND: u16 = 1;
@@ -59,7 +51,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
     if !options.is_empty() {
         attribute(&mut body, OPTIONS, &options);
     }
-    request(&body).with_context(|| format!("qdisc {kind} on {device}"))
+    request(libc::RTM_NEWQDISC, &body).with_context(|| format!("qdisc {kind} on {device}"))
 }
 
 fn number(text: &str) -> Result<u32> {
@@ -92,48 +84,4 @@ fn tbf(rate: u32, burst: u32, limit: u32) -> Vec<u8> {
     attribute(&mut options, TBF_PARMS, &parameters);
     attribute(&mut options, TBF_BURST, &burst.to_ne_bytes());
     options
-}
-
-/// Appends a netlink attribute, padded to 4 bytes.
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-}
-
-/// Sends `RTM_NEWQDISC` and waits for its acknowledgement.
-fn request(body: &[u8]) -> Result<()> {
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let mut message = Vec::new();
-    message.extend(u32::try_from(body.len() + 16)?.to_ne_bytes());
-    message.extend(libc::RTM_NEWQDISC.to_ne_bytes());
-    message.extend(u16::try_from(flags)?.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    sendto(
-        netlink.as_raw_fd(),
-        &message,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
-    let mut answer = [0; 4096];
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // nlmsghdr, then struct nlmsgerr with the error first.
-    let error = answer[..length]
-        .get(16..20)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i32::from_ne_bytes)
-        .context("a short answer")?;
-    match error {
-        0 => Ok(()),
-        error => Err(Errno::from_raw(-error).into()),
-    }
 }

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod child;
+mod cipher;
 mod closing;
 mod cold;
 mod drain;
@@ -41,7 +42,7 @@ enum Workload {
     /// One process on one epoll with healthy connections and stalled ones
     Many(many::Arguments),
     /// A healthy and a corked socket in one process
-    Two(Time),
+    Two(two::Arguments),
     /// A socket made in one process and sent from in another (`SCM_RIGHTS`)
     Passed(Time),
     /// Corked sockets of forked children, one of them shared by two
@@ -62,6 +63,8 @@ enum Workload {
     Cold(cold::Arguments),
     /// A fixed number of sends, each read by the same thread before the next
     Lockstep(lockstep::Arguments),
+    /// No workload: makes AES-GCM asynchronous (`pcrypt`) for every socket that gets its keys from now on
+    AsyncCipher,
     /// No workload: how many BPF programs, maps, links and kprobes there are in the kernel
     Bpf,
 }
@@ -109,7 +112,7 @@ fn main() -> ExitCode {
 fn run(workload: Workload) -> Result<Outcome> {
     let report = match workload {
         Workload::Many(arguments) => many::run(&arguments),
-        Workload::Two(time) => two::run(time.duration()),
+        Workload::Two(arguments) => two::run(arguments),
         Workload::Passed(time) => passed::run(time.duration()),
         Workload::Forked(time) => shared::forked(time.duration()),
         Workload::Threads(time) => shared::threads(time.duration()),
@@ -120,6 +123,7 @@ fn run(workload: Workload) -> Result<Outcome> {
         Workload::Uring(arguments) => return uring::run(&arguments),
         Workload::Cold(arguments) => cold::run(&arguments),
         Workload::Lockstep(arguments) => lockstep::run(&arguments),
+        Workload::AsyncCipher => cipher::run(),
         Workload::Bpf => bpf::run(),
     };
     report.map(Outcome::Ran)
