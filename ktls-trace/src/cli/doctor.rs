@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 /// Looks at the host.
 fn look(args: &Args) -> io::Result<Findings> {
     let without: Without = args.without.iter().cloned().collect();
-    let facts = Facts::gather_from(&args.btf, &without);
+    let facts = Facts::gather(&args.btf, &without);
     let plan = Plan::new(&facts, &without.functions);
     let settings = Settings::read();
     let capabilities_missing = capabilities::missing();

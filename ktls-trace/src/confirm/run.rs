@@ -132,7 +132,7 @@ impl<'a> Confirmation<'a> {
                     source,
                 })?
         };
-        let facts = Facts::gather_from(&options.btf, &options.without);
+        let facts = Facts::gather(&options.btf, &options.without);
         if let Ok(resolved) = &facts.layout {
             for name in [
                 "task_struct.nsproxy",

@@ -24,13 +24,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Looks at the running kernel.
-    pub fn gather() -> Self {
-        Self::gather_from(Path::new(btf::DIRECTORY), &Without::default())
-    }
-
-    /// Looks at the running kernel, with its BTF in another folder and as if it lacked some of it.
-    pub fn gather_from(btf_directory: &Path, without: &Without) -> Self {
+    /// Looks at the running kernel, with its BTF in a folder and as if it lacked some of it.
+    pub fn gather(btf_directory: &Path, without: &Without) -> Self {
         Self::assemble(
             release(),
             read_symbols(),

@@ -150,10 +150,10 @@ fn of_crowds(crowds: &[Crowd]) -> String {
             "one, counting"
         };
         let (percent, ss_percent) = (share * 100.0, ss_share * 100.0);
-        let ss = if *two_processors {
-            "– | –".to_owned()
-        } else {
+        let ss = if *ss_ms > 0.0 {
             format!("{ss_percent:.1} % | {ss_ms:.1} ms")
+        } else {
+            "– | –".to_owned()
         };
         let often = refused_per_s.filter(|often| *often > 0.0);
         let refused = often.map_or_else(

@@ -211,7 +211,7 @@ for crowd in $crowds; do
     wanted=$2 lasting=60
     # The programs have room for 8192 suspects (SUSPECTS): more are not told at once.
     if [ "$2" -gt 8192 ]; then
-        wanted=8192 lasting=240
+        wanted=8192 lasting=90
         # Of 2 GiB the kernel lets TCP have less than 192 MiB; so many held records may be more.
         echo '131072 196608 262144' >/proc/sys/net/ipv4/tcp_mem
     fi
@@ -238,7 +238,8 @@ for crowd in $crowds; do
         echo "attached$tab$first$tab$changed$tab$closed"
     fi
     rm -f /tmp/events.jsonl
-    if [ $part = all ]; then
+    # With more there is no processor left for it.
+    if [ $part = all ] && [ "$2" -le 1000 ]; then
         # Looking at all of them instead, as often as the daemon asks about one.
         before=$(children)
         begun=$(now)
