@@ -61,8 +61,8 @@ pub(super) struct Crowd {
     pub(super) stalled: u64,
     /// Sockets of which a stall was told.
     pub(super) opened: u64,
-    /// Observations and events that were lost.
-    pub(super) lost: u64,
+    /// Observations and events that were lost; `None`: that was not told.
+    pub(super) lost: Option<u64>,
     /// How long the first one had lasted when it was told.
     pub(super) flagged_ms: f64,
     /// Share of a processor while they are watched.
@@ -258,14 +258,15 @@ fn crowd(columns: &[&str]) -> Result<Crowd> {
     let first: Value = serde_json::from_str(first).context("the first stall")?;
     let stopped: Value = serde_json::from_str(stopped).context("the last event")?;
     let held = first.pointer("/held/ms").and_then(Value::as_f64);
+    // The last event of all may be lost itself, where the processor has more to do than it can.
     let lost = stopped.get("lost").and_then(Value::as_object);
-    let counts = lost.context("no losses")?.values();
+    let lost = lost.map(|counts| counts.values().filter_map(Value::as_u64).sum());
     let refused = (refused != "-").then(|| number(refused)).transpose()?;
     Ok(Crowd {
         idle: idle.parse().context("sockets")?,
         stalled: stalled.parse().context("sockets")?,
         opened: opened.parse().context("sockets")?,
-        lost: counts.filter_map(Value::as_u64).sum(),
+        lost,
         flagged_ms: held.context("no time")?,
         share: (number(after)? - number(before)?) / 1e9 / WATCHED_SECONDS,
         refused_per_s: refused.map(|times| times / WATCHED_SECONDS),
@@ -365,7 +366,10 @@ mod tests {
             (1_000_300, 2)
         );
         let crowd = figures.crowds[0];
-        assert_eq!((crowd.opened, crowd.lost, crowd.resident_kib), (1, 2, 9000));
+        assert_eq!(
+            (crowd.opened, crowd.lost, crowd.resident_kib),
+            (1, Some(2), 9000)
+        );
         assert!((crowd.refused_per_s.unwrap() - 25.0).abs() < 1e-9);
         assert!(figures.crowds[1].refused_per_s.is_none());
         assert!((crowd.share - 0.005).abs() < 1e-9 && (crowd.flagged_ms - 21.5).abs() < 1e-9);
