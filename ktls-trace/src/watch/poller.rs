@@ -147,11 +147,14 @@ impl Poller {
         self.questions.is_some()
     }
 
-    /// Asks about a socket. `false`: too many questions wait, so this one was dropped; the correlator asks again.
-    pub(super) fn ask(&self, poll: Poll) -> bool {
-        self.questions
-            .as_ref()
-            .is_none_or(|questions| questions.try_send(poll).is_ok())
+    /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks again, so nothing is lost by it
+    /// but time.
+    pub(super) fn ask(&self, poll: Poll) {
+        if let Some(questions) = &self.questions
+            && questions.try_send(poll).is_err()
+        {
+            tracing::debug!("too many questions for sock_diag wait");
+        }
     }
 
     /// Asks about all kTLS sockets once: those that stand still already meet no hook any more.

@@ -121,7 +121,7 @@ pub(super) struct Session<'a> {
     pub(super) named: HashSet<(SocketKey, u32)>,
     /// Losses told so far.
     pub(super) lost: BTreeMap<&'static str, u64>,
-    /// Questions to `sock_diag` that failed, or for which there was no room, and that were not told yet.
+    /// Questions to `sock_diag` that failed and were not told yet.
     pub(super) unanswered: u64,
     /// The reader of the output is gone.
     pub(super) reader_gone: bool,
@@ -344,11 +344,7 @@ impl Session<'_> {
                 self.count_open(event.event);
             }
             Output::HoldEnded(hold) => self.exports.hold_ended(&hold),
-            Output::Poll(poll) => {
-                if !self.poller.ask(poll) {
-                    self.unanswered += 1;
-                }
-            }
+            Output::Poll(poll) => self.poller.ask(poll),
             Output::Forget(key) => {
                 self.named.retain(|&(named, _)| named != key);
                 self.forgotten.push(key);
