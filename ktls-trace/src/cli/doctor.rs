@@ -131,11 +131,12 @@ fn look(args: &Args) -> io::Result<Findings> {
         let loaded = |name: &&'static str| resolved.tls || !name.starts_with("tls_");
         resolved.missing.iter().copied().filter(loaded).collect()
     });
-    let losses = capabilities::losses(true, !symbols_with_addresses, false);
+    let losses = capabilities::losses(true, false, false);
     let full = hooks
         && !refused
         && plan.unserved().is_empty()
         && btf_missing.as_ref().is_some_and(Vec::is_empty)
+        && symbols_with_addresses
         && sock_diag.is_none()
         && capabilities_missing.is_empty()
         && losses.is_empty();

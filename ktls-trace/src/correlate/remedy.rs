@@ -1,24 +1,24 @@
 //! What can be done about a corked record, as commands for the host at hand.
 
-use super::rules::{Gate, Verdict};
-use crate::observe::SocketState;
+use super::rules::{Gate, Verdict, never_pushed};
+use crate::observe::Hold;
 
 /// The kernel's own `tcp_wmem[1]`, in bytes.
 const DEFAULT_WMEM: u32 = 16384;
 /// Largest segment, in bytes.
 const LARGEST_MSS: u32 = 65535;
 
-/// Commands for a verdict; none where nothing on this host cures it. `socket` is what the hooks saw, `in_netns_of` names a
+/// Commands for a verdict; none where nothing on this host cures it. `hold` is what the hooks saw, `in_netns_of` names a
 /// process if the socket lives in another network namespace than the daemon.
 pub fn of(
     verdict: Verdict,
     gate: Option<Gate>,
-    socket: Option<&SocketState>,
+    hold: Option<&Hold>,
     in_netns_of: Option<u32>,
 ) -> Vec<String> {
-    match (verdict, gate.zip(socket)) {
-        (Verdict::CorkedCompletedRecord, Some((gate, socket))) => {
-            corked_record(socket, gate, in_netns_of)
+    match (verdict, gate.zip(hold)) {
+        (Verdict::CorkedCompletedRecord, Some((gate, hold))) => {
+            corked_record(hold, gate, in_netns_of)
         }
         (Verdict::CorkedCompletedRecord, None) => {
             let room = room_above(LARGEST_MSS);
@@ -58,10 +58,11 @@ fn room_above(mss: u32) -> u32 {
 }
 
 /// Commands that open the gate.
-fn corked_record(socket: &SocketState, gate: Gate, in_netns_of: Option<u32>) -> Vec<String> {
+fn corked_record(hold: &Hold, gate: Gate, in_netns_of: Option<u32>) -> Vec<String> {
     let prefix = prefix(in_netns_of);
-    // Before 6.5 TCP is asked to send once an skb is full, which has room for a segment of the largest size whatever the MSS is.
-    let hangs = socket.timer_pending == Some(false) && socket.packets_out == Some(0);
+    let socket = &hold.socket;
+    // Then TCP is asked to send once an skb is full, which has room for a segment of the largest size whatever the MSS is.
+    let hangs = never_pushed(hold);
     let room = room_above(match socket.mss {
         Some(mss) if !hangs => mss,
         _ => LARGEST_MSS,
@@ -96,34 +97,35 @@ fn corked_record(socket: &SocketState, gate: Gate, in_netns_of: Option<u32>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::correlate::rules::tests::corked;
+    use crate::{correlate::rules::tests::corked, observe::MSG_SENDPAGE_NOTLAST};
 
     #[test]
     fn the_sysctl_is_raised_above_the_mss() {
-        let remedy = corked_record(&corked().socket, Gate::NotsentLowat, None);
+        let remedy = corked_record(&corked(), Gate::NotsentLowat, None);
         assert_eq!(remedy, ["sysctl -w net.ipv4.tcp_notsent_lowat=131072"]);
     }
 
     #[test]
     fn a_sockets_own_setting_is_not_cured_by_the_sysctl() {
-        let mut socket = corked().socket;
-        socket.own_lowat = Some(true);
-        let remedy = corked_record(&socket, Gate::NotsentLowat, None);
+        let mut hold = corked();
+        hold.socket.own_lowat = Some(true);
+        let remedy = corked_record(&hold, Gate::NotsentLowat, None);
         assert!(remedy[0].starts_with("# the application sets TCP_NOTSENT_LOWAT"));
     }
 
     #[test]
     fn before_6_5_the_mss_plays_no_part_and_what_hangs_is_not_woken() {
-        let mut socket = corked().socket;
-        (socket.mss, socket.timer_pending) = (Some(1448), Some(false));
-        let remedy = corked_record(&socket, Gate::NotsentLowat, None);
+        let mut hold = corked();
+        hold.push.as_mut().unwrap().flags |= MSG_SENDPAGE_NOTLAST;
+        (hold.socket.mss, hold.socket.timer_pending) = (Some(1448), Some(false));
+        let remedy = corked_record(&hold, Gate::NotsentLowat, None);
         assert_eq!(remedy[0], "sysctl -w net.ipv4.tcp_notsent_lowat=131072");
         assert!(remedy[1].starts_with("# that wakes no connection"));
         // The buffer that a connection with a small MSS begins with.
-        socket.sndbuf = Some(46080);
+        hold.socket.sndbuf = Some(46080);
         let buffer = "sysctl -w net.ipv4.tcp_wmem='4096 131072 4194304'";
         for gate in [Gate::NotsentLowat, Gate::Sndbuf] {
-            let remedy = corked_record(&socket, gate, None);
+            let remedy = corked_record(&hold, gate, None);
             assert!(remedy.iter().any(|line| line == buffer), "{remedy:?}");
         }
     }
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn another_namespace_is_entered() {
-        let remedy = corked_record(&corked().socket, Gate::NotsentLowat, Some(42));
+        let remedy = corked_record(&corked(), Gate::NotsentLowat, Some(42));
         assert_eq!(
             remedy,
             ["nsenter -t 42 -n sysctl -w net.ipv4.tcp_notsent_lowat=131072"]

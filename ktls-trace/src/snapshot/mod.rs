@@ -135,10 +135,8 @@ async fn ask(namespace: &Namespace, port: Option<u16>) -> Result<Pass, sockdiag:
         Entry::Path(path) => SockDiag::open_in(path)?,
     };
     let at = Instant::now();
-    let here = |sample: &SocketSample| {
-        sample.is_ktls()
-            && port.is_none_or(|port| sample.src.port() == port || sample.dst.port() == port)
-    };
+    let here =
+        |sample: &SocketSample| sample.is_ktls() && port.is_none_or(|port| sample.has_port(port));
     let wanted = Wanted {
         takes: &here,
         ..Wanted::ktls()

@@ -79,6 +79,11 @@ impl SocketSample {
         }
     }
 
+    /// Whether one of its ends has this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.src.port() == port || self.dst.port() == port
+    }
+
     /// Whether kernel TLS is on the socket, as far as it was told.
     pub fn is_ktls(&self) -> bool {
         self.ulp.as_ref().is_some_and(Ulp::is_tls)

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -85,23 +85,24 @@ impl Look {
     }
 }
 
+/// Who asks, if anybody does.
+pub(super) struct Poller(Option<Asking>);
+
 /// The asking task.
-pub(super) struct Poller {
+struct Asking {
     /// Questions about single sockets.
-    questions: Option<Sender<Poll>>,
+    questions: Sender<Poll>,
     /// All else, which is seldom, and may not be dropped.
-    orders: Option<UnboundedSender<Order>>,
+    orders: UnboundedSender<Order>,
     /// Answers from it.
-    answers: Option<Receiver<Answer>>,
+    answers: Receiver<Answer>,
     /// The task; it ends when the questions do.
-    task: Option<JoinHandle<()>>,
+    task: JoinHandle<()>,
 }
 
-impl Drop for Poller {
+impl Drop for Asking {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -119,39 +120,34 @@ impl Poller {
             places_found: None,
             own,
             others: HashMap::new(),
-            shut: HashSet::new(),
+            shut: HashMap::new(),
             answers: to_session,
             seen: HashSet::new(),
         };
         let task = tokio::spawn(worker.work(asked, ordered, dump));
-        Ok(Self {
-            questions: Some(questions),
-            orders: Some(orders),
-            answers: Some(answers),
-            task: Some(task),
-        })
+        Ok(Self(Some(Asking {
+            questions,
+            orders,
+            answers,
+            task,
+        })))
     }
 
     /// Nobody to ask.
     pub(super) fn none() -> Self {
-        Self {
-            questions: None,
-            orders: None,
-            answers: None,
-            task: None,
-        }
+        Self(None)
     }
 
     /// Whether anybody is asked.
     pub(super) fn asks(&self) -> bool {
-        self.questions.is_some()
+        self.0.is_some()
     }
 
     /// Asks about a socket. If too many questions wait, this one is dropped: the correlator asks again, so nothing is lost by it
     /// but time.
     pub(super) fn ask(&self, poll: Poll) {
-        if let Some(questions) = &self.questions
-            && questions.try_send(poll).is_err()
+        if let Some(asking) = &self.0
+            && asking.questions.try_send(poll).is_err()
         {
             tracing::debug!("too many questions for sock_diag wait");
         }
@@ -174,16 +170,16 @@ impl Poller {
 
     /// Tells the task to do something.
     fn order(&self, order: Order) {
-        if let Some(orders) = &self.orders {
+        if let Some(asking) = &self.0 {
             // The task lives as long as this does.
-            let _told = orders.send(order);
+            let _told = asking.orders.send(order);
         }
     }
 
     /// The next answer; waits for ever if there is nobody to ask.
     pub(super) async fn answer(&mut self) -> Answer {
-        if let Some(answers) = &mut self.answers
-            && let Some(answer) = answers.recv().await
+        if let Some(asking) = &mut self.0
+            && let Some(answer) = asking.answers.recv().await
         {
             return answer;
         }
@@ -213,8 +209,8 @@ struct Worker {
     own_netns: Option<u32>,
     /// Asks in other namespaces, by inode number.
     others: HashMap<u32, Elsewhere>,
-    /// Those that could not be entered, which was said.
-    shut: HashSet<u32>,
+    /// When those were tried that could not be entered.
+    shut: HashMap<u32, Instant>,
     /// Where answers go.
     answers: Sender<Answer>,
     /// Sockets of the last dump that had unsent bytes, by cookie.
@@ -320,12 +316,7 @@ impl Worker {
         let Some(netns) = poll.netns.filter(elsewhere) else {
             return Some(&mut self.own);
         };
-        let path = if self.others.contains_key(&netns) {
-            PathBuf::new()
-        } else {
-            self.way_into(netns, poll.pid)?
-        };
-        self.elsewhere(netns, &path)
+        self.elsewhere(netns, |worker| worker.way_into(netns, poll.pid))
     }
 
     /// A path that leads into a network namespace: by a process, unless that is elsewhere (one of its threads may have gone there, it
@@ -347,31 +338,44 @@ impl Worker {
         }
     }
 
-    /// The netlink socket in another network namespace, which is opened if it is not.
-    fn elsewhere(&mut self, netns: u32, path: &Path) -> Option<&mut SockDiag> {
+    /// The netlink socket in another network namespace; `way` leads into it, if it is not open.
+    fn elsewhere(
+        &mut self,
+        netns: u32,
+        way: impl FnOnce(&mut Self) -> Option<PathBuf>,
+    ) -> Option<&mut SockDiag> {
         if !self.others.contains_key(&netns) {
-            match SockDiag::open_in(path) {
-                Ok(socket) => {
-                    if self.others.len() >= NAMESPACES {
-                        self.others.clear();
-                    }
-                    let used = Instant::now();
-                    self.others.insert(netns, Elsewhere { socket, used });
-                }
-                Err(error) => {
-                    if self.shut.len() >= NAMESPACES {
-                        self.shut.clear();
-                    }
-                    if self.shut.insert(netns) {
-                        tracing::warn!("{error}; verdicts there stay consistent");
-                    }
-                    return None;
-                }
-            }
+            self.enter(netns, way)?;
         }
         let elsewhere = self.others.get_mut(&netns)?;
         elsewhere.used = Instant::now();
         Some(&mut elsewhere.socket)
+    }
+
+    /// Opens a netlink socket in another network namespace, unless that failed lately: it takes a thread.
+    fn enter(&mut self, netns: u32, way: impl FnOnce(&mut Self) -> Option<PathBuf>) -> Option<()> {
+        let tried = self.shut.get(&netns).copied();
+        if tried.is_some_and(|tried| tried.elapsed() < NAMESPACE_KEPT) {
+            return None;
+        }
+        let opened = SockDiag::open_in(&way(self)?);
+        let now = Instant::now();
+        match opened {
+            Ok(socket) => {
+                self.shut.remove(&netns);
+                make_room(&mut self.others);
+                self.others.insert(netns, Elsewhere { socket, used: now });
+                Some(())
+            }
+            Err(error) => {
+                if tried.is_none() {
+                    tracing::warn!("{error}; verdicts there stay consistent");
+                }
+                make_room(&mut self.shut);
+                self.shut.insert(netns, now);
+                None
+            }
+        }
     }
 
     /// Looks for the network namespaces to dump, if that was not done lately.
@@ -395,7 +399,7 @@ impl Worker {
         let before = std::mem::take(&mut self.seen);
         let waits = |sample: &SocketSample| sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
         let takes = |sample: &SocketSample| {
-            let here = port == 0 || sample.src.port() == port || sample.dst.port() == port;
+            let here = port == 0 || sample.has_port(port);
             sample.is_ktls() && here && (waits(sample) || before.contains(&sample.cookie))
         };
         let mut gone = before.clone();
@@ -471,11 +475,18 @@ impl Worker {
     ) -> Option<Result<Dump, sockdiag::Error>> {
         let socket = match &place.entry {
             Entry::Path(path) if place.inode != self.own_netns => {
-                self.elsewhere(place.inode?, path)?
+                self.elsewhere(place.inode?, |_| Some(path.clone()))?
             }
             Entry::Path(_) | Entry::Own => &mut self.own,
         };
         Some(socket.dump(wanted).await)
+    }
+}
+
+/// Forgets what is known of network namespaces if there is no room for one more.
+fn make_room<T>(namespaces: &mut HashMap<u32, T>) {
+    if namespaces.len() >= NAMESPACES {
+        namespaces.clear();
     }
 }
 

@@ -57,7 +57,6 @@ impl Watched {
             let persist = by == Noticed::PersistTimer;
             socket.persist_pending = socket.persist_pending.map(|_| persist);
         }
-        let hold = &hold;
         self.identify(&hold.socket);
         if let Some(episode) = &mut self.episode {
             episode.progress(hold.socket.snd_nxt);
@@ -82,20 +81,19 @@ impl Watched {
             return;
         }
         if let Some(holding) = &mut self.holding {
-            let before = holding.facts.replace(hold.clone());
-            if let (Some(before), Some(now)) = (before, &mut holding.facts)
-                && refused.is_none()
+            if refused.is_none()
+                && let Some(before) = &holding.facts
             {
                 if holding.refused.is_some() {
                     // What the writer met, though somebody may have opened it since: that wakes nobody.
-                    let gate = &before.socket;
-                    now.socket.notsent_lowat = gate.notsent_lowat;
-                    now.socket.own_lowat = gate.own_lowat;
-                    now.socket.wmem_queued = gate.wmem_queued;
-                    now.socket.sndbuf = gate.sndbuf;
+                    hold.socket.notsent_lowat = before.socket.notsent_lowat;
+                    hold.socket.own_lowat = before.socket.own_lowat;
+                    hold.socket.wmem_queued = before.socket.wmem_queued;
+                    hold.socket.sndbuf = before.socket.sndbuf;
                 }
-                now.send = before.send.or(now.send);
+                hold.send = before.send.or(hold.send);
             }
+            holding.facts = Some(hold);
             holding.bytes = bytes;
             holding.timed |= refused.is_none();
             holding.refused = refused.or(holding.refused);
@@ -104,14 +102,14 @@ impl Watched {
         }
         let armed_ns = at_ns.saturating_sub(TIMER_LEAST_NS);
         let since_ns = match (by, &hold.push) {
-            (Noticed::Refusal { .. }, _) => refused_since_ns(hold, at_ns),
-            (_, Some(_)) => pushed_ns(hold, at_ns).max(armed_ns),
+            (Noticed::Refusal { .. }, _) => refused_since_ns(&hold, at_ns),
+            (_, Some(_)) => pushed_ns(&hold, at_ns).max(armed_ns),
             (Noticed::PersistTimer, None) => armed_ns,
             // A route may have it fire sooner (`rto_min`).
             (Noticed::RetransmitTimer, None) => at_ns,
         };
         self.holding = Some(Holding {
-            facts: Some(hold.clone()),
+            facts: Some(hold),
             timed: refused.is_none(),
             refused,
             bytes,

@@ -32,8 +32,7 @@ impl Watched {
             confidence,
             gate,
         } = episode.told;
-        let seen = facts.map(|facts| &facts.socket);
-        let remedy = remedy::of(verdict, gate, seen, self.process_elsewhere());
+        let remedy = remedy::of(verdict, gate, facts, self.process_elsewhere());
         Some(Stall {
             stall: episode.name.clone(),
             socket: event::Socket {
