@@ -168,9 +168,8 @@ fn of_crowds(crowds: &[Crowd]) -> String {
     let rows: String = crowds.iter().map(row).collect();
     format!(
         "\n## Stalls among sockets that have nothing to send\n\n\
-         With `auto` (with two processors `full`), non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told, or \
-         8192 of more: so many suspects the programs have room for at once, a socket more is not told until there is room again, and each time that it is refused counts as lost \
-         (`lost.suspects-map`). The processor's share goes with how often a writer is refused, and that with what happens to release the records, which is why 10 and 10,000 idle sockets \
+         With `auto` (with two processors `full`), non-blocking writers on one epoll; the processor is measured for {WATCHED_SECONDS:.0} s once all were told. \
+         The processor's share goes with how often a writer is refused, and that with what happens to release the records, which is why 10 and 10,000 idle sockets \
          may differ: so the refusals a second stand beside it, and the instructions that come to each. They are asked for where one socket stalls only: where metrics are served the daemon \
          keeps each open stall as JSON, too, and many would show in its memory. Instead of the daemon \
          `ss -tien`, run over and over with pauses of 50 ms. The guest with two processors is emulated as fast as this host goes, and its figures \
@@ -289,7 +288,6 @@ emulated processors, `full`, and the figure made of time, {two} %.
 
 **Ten thousand stalls at once**, measured once by putting that crowd into the script (6.12, one processor, 60 s): 9968 told, 46 % of the processor, 64,744 KiB resident. The processor had more to do
 than it could, a hold lasted for seconds, and when the daemon was ended the last events did not all reach the file in the time that it gives itself.
-What counts as lost of a thousand, where that is not 0, are questions to `sock_diag` for which there was no room: they are asked again 50 ms later, and later builds don't count them.
 
 **From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes {start} of that. What it is made of, with `cargo xtask vm --icount -- sh -c
 'RUST_LOG=debug ktls-trace run --duration 1s'` and the like: the kernel copies its BTF, 6 MB, 0.09 s, twice, because aya's loader reads and parses it for relocations that

@@ -2,9 +2,9 @@
 //! device a queueing discipline (`RTM_NEWQDISC`). busybox's `tc` knows none of these.
 
 use anyhow::{Context as _, Result, bail};
-use nix::{libc, net::if_::if_nametoindex};
+use nix::libc;
 
-use crate::rtnetlink::{attribute, request};
+use crate::rtnetlink::{attribute, index_of, number, request};
 
 /// `TCA_KIND` and `TCA_OPTIONS` of `linux/rtnetlink.h`.
 const KIND: u16 = 1;
@@ -39,7 +39,7 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
         [device, "fq"] => (device, "fq", Vec::new()),
         _ => bail!("qdisc DEVICE netem DELAY_MS LOSS_PERCENT | tbf BYTES_PER_S BURST LIMIT | fq"),
     };
-    let index = if_nametoindex(device).with_context(|| format!("no device {device}"))?;
+    let index = index_of(device)?;
     let mut kind_text = kind.as_bytes().to_vec();
     kind_text.push(0);
     // struct tcmsg: family and padding, index, handle, parent, info.
@@ -52,11 +52,6 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
         attribute(&mut body, OPTIONS, &options);
     }
     request(libc::RTM_NEWQDISC, &body).with_context(|| format!("qdisc {kind} on {device}"))
-}
-
-fn number(text: &str) -> Result<u32> {
-    text.parse()
-        .with_context(|| format!("{text} is not a number"))
 }
 
 /// `struct tc_netem_qopt` and the latency in nanoseconds.

@@ -5,9 +5,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, bail};
-use nix::{libc, net::if_::if_nametoindex};
+use nix::libc;
 
-use crate::rtnetlink::{attribute, request};
+use crate::rtnetlink::{attribute, index_of, number, request};
 
 /// `RTAX_INITCWND` of `linux/rtnetlink.h`.
 const INITCWND: u16 = 11;
@@ -21,13 +21,11 @@ pub(crate) fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
     let [device, network, segments] = arguments.as_slice() else {
         bail!("route-initcwnd DEVICE NETWORK SEGMENTS");
     };
-    let index = if_nametoindex(device.as_str()).with_context(|| format!("no device {device}"))?;
+    let index = index_of(device)?;
     let network: Ipv4Addr = network
         .parse()
         .with_context(|| format!("{network} is not an address"))?;
-    let segments: u32 = segments
-        .parse()
-        .with_context(|| format!("{segments} is not a number"))?;
+    let segments = number(segments)?;
     // struct rtmsg: family, both prefixes, TOS, table, protocol, scope, type; flags.
     let mut body = vec![
         u8::try_from(libc::AF_INET)?,

@@ -6,11 +6,23 @@ use anyhow::{Context as _, Result};
 use nix::{
     errno::Errno,
     libc,
+    net::if_::if_nametoindex,
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
         socket,
     },
 };
+
+/// The index of a device.
+pub(crate) fn index_of(device: &str) -> Result<u32> {
+    if_nametoindex(device).with_context(|| format!("no device {device}"))
+}
+
+/// A number among the arguments.
+pub(crate) fn number(text: &str) -> Result<u32> {
+    text.parse()
+        .with_context(|| format!("{text} is not a number"))
+}
 
 /// Appends a netlink attribute, padded to 4 bytes.
 pub(crate) fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
