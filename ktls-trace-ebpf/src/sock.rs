@@ -53,10 +53,15 @@ macro_rules! bit_field {
 }
 
 /// The `tls_context` of a socket whose transmit side is software kTLS, or nothing.
-///
-/// Where the layout of `tls_context` is not known, any socket with the ULP "tls" passes.
 #[inline(always)]
 pub(crate) fn tls_context(sk: u64) -> Option<u64> {
+    let tls = tls_of_any_kind(sk)?;
+    sends_in_software(tls).then_some(tls)
+}
+
+/// The `tls_context` of a socket with the ULP "tls", whoever encrypts, or nothing.
+#[inline(always)]
+pub(crate) fn tls_of_any_kind(sk: u64) -> Option<u64> {
     let (ops, context): (u64, u64) = pair(sk, layout!(icsk_ulp_ops), layout!(icsk_ulp_data))?;
     // A socket that was closed has no context any more.
     if ops == 0 || context == 0 {
@@ -69,10 +74,13 @@ pub(crate) fn tls_context(sk: u64) -> Option<u64> {
         }
         note_tls(ops);
     }
-    match bits(context, bit_field!(tls_tx_conf)) {
-        Some(TLS_SW) | None => Some(context),
-        Some(_) => None,
-    }
+    Some(context)
+}
+
+/// Whether the transmit side is software kTLS. Where the layout of `tls_context` is not known, anything passes.
+#[inline(always)]
+pub(crate) fn sends_in_software(tls: u64) -> bool {
+    bits(tls, bit_field!(tls_tx_conf)).is_none_or(|conf| conf == TLS_SW)
 }
 
 /// Length of the record under way to TCP, as it goes out: the first of `tx_list`, encrypted.
@@ -83,14 +91,12 @@ pub(crate) fn record_bytes(tls: u64) -> Option<u32> {
     member(record, layout!(tls_rec_size))
 }
 
-/// The members that decide what a refusal means.
+/// How far a socket has queued, sent and been acknowledged.
 #[derive(Clone, Copy)]
 pub(crate) struct Queue {
     pub(crate) write_seq: u32,
     pub(crate) snd_nxt: u32,
-    pub(crate) snd_una: u32,
-    pub(crate) snd_wnd: u32,
-    pub(crate) mss: u32,
+    snd_una: u32,
 }
 
 impl Queue {
@@ -98,13 +104,10 @@ impl Queue {
     pub(crate) fn read(sk: u64) -> Option<Self> {
         let write_seq = member(sk, layout!(tcp_write_seq))?;
         let (snd_nxt, snd_una) = pair(sk, layout!(tcp_snd_nxt), layout!(tcp_snd_una))?;
-        let (snd_wnd, mss) = pair(sk, layout!(tcp_snd_wnd), layout!(tcp_mss_cache))?;
         Some(Self {
             write_seq,
             snd_nxt,
             snd_una,
-            snd_wnd,
-            mss,
         })
     }
 
@@ -118,6 +121,30 @@ impl Queue {
     #[inline(always)]
     pub(crate) fn in_flight(&self) -> u32 {
         self.snd_nxt.wrapping_sub(self.snd_una)
+    }
+}
+
+/// What bounds the next segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    snd_wnd: u32,
+    pub(crate) mss: u32,
+}
+
+impl Bounds {
+    #[inline(always)]
+    pub(crate) fn read(sk: u64) -> Option<Self> {
+        let (snd_wnd, mss) = pair(sk, layout!(tcp_snd_wnd), layout!(tcp_mss_cache))?;
+        Some(Self { snd_wnd, mss })
+    }
+
+    /// Whether less than one segment waits, and the peer would take it.
+    #[inline(always)]
+    pub(crate) fn hold_back(self, queue: &Queue) -> bool {
+        let notsent = queue.notsent();
+        0 < notsent
+            && notsent < self.mss
+            && self.snd_wnd >= queue.in_flight().saturating_add(notsent)
     }
 }
 
@@ -165,12 +192,12 @@ pub(crate) fn current_uts() -> u32 {
         .unwrap_or(0)
 }
 
-/// Whether the user asked to look at this socket. `tgid` and `uts` are those of its sender, and 0
+/// Whether the user asked to look at this socket. `tgid`, asked for only if that matters, and `uts` are those of its sender, and 0
 /// where that is not known: then a filter on them lets nothing through.
 #[inline(always)]
-pub(crate) fn wanted(sk: u64, tgid: u32, uts: u32) -> bool {
+pub(crate) fn wanted(sk: u64, tgid: impl FnOnce() -> u32, uts: u32) -> bool {
     let only = filter!(tgid);
-    if only != 0 && only != tgid {
+    if only != 0 && only != tgid() {
         return false;
     }
     let only = filter!(uts);

@@ -272,7 +272,7 @@ impl Probe {
         }
     }
 
-    /// The value of a counter, over all CPUs.
+    /// The value of a counter, over all CPUs; of [`counter::REFUSED`] with what the programs count apart.
     ///
     /// # Errors
     ///
@@ -282,7 +282,11 @@ impl Probe {
             name: "COUNTERS",
             source,
         })?;
-        Ok(values.iter().sum())
+        let apart = match slot {
+            counter::REFUSED => self.counter(counter::BACK_PRESSURE)?,
+            _ => 0,
+        };
+        Ok(values.iter().sum::<u64>() + apart)
     }
 
     /// Events that were lost so far, and where.
