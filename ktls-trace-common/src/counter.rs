@@ -4,8 +4,7 @@
 /// `sk_stream_wait_memory` was entered for a socket with software kTLS transmit, and may matter. Who reads it adds
 /// [`BACK_PRESSURE`], so that each refusal touches one counter.
 pub const REFUSED: u32 = 0;
-/// It was entered for a socket with kernel TLS, whoever encrypts, and looked like ordinary back-pressure: nothing was sent to user
-/// space.
+/// It was entered for such a socket and looked like ordinary back-pressure: nothing was sent to user space.
 pub const BACK_PRESSURE: u32 = 1;
 /// A refusal may have mattered, but nothing had moved since it was last reported (a writer that keeps asking).
 pub const REPEATED: u32 = 2;

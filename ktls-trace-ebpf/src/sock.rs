@@ -53,15 +53,10 @@ macro_rules! bit_field {
 }
 
 /// The `tls_context` of a socket whose transmit side is software kTLS, or nothing.
+///
+/// Where the layout of `tls_context` is not known, any socket with the ULP "tls" passes.
 #[inline(always)]
 pub(crate) fn tls_context(sk: u64) -> Option<u64> {
-    let tls = tls_of_any_kind(sk)?;
-    sends_in_software(tls).then_some(tls)
-}
-
-/// The `tls_context` of a socket with the ULP "tls", whoever encrypts, or nothing.
-#[inline(always)]
-pub(crate) fn tls_of_any_kind(sk: u64) -> Option<u64> {
     let (ops, context): (u64, u64) = pair(sk, layout!(icsk_ulp_ops), layout!(icsk_ulp_data))?;
     // A socket that was closed has no context any more.
     if ops == 0 || context == 0 {
@@ -74,13 +69,10 @@ pub(crate) fn tls_of_any_kind(sk: u64) -> Option<u64> {
         }
         note_tls(ops);
     }
-    Some(context)
-}
-
-/// Whether the transmit side is software kTLS. Where the layout of `tls_context` is not known, anything passes.
-#[inline(always)]
-pub(crate) fn sends_in_software(tls: u64) -> bool {
-    bits(tls, bit_field!(tls_tx_conf)).is_none_or(|conf| conf == TLS_SW)
+    match bits(context, bit_field!(tls_tx_conf)) {
+        Some(TLS_SW) | None => Some(context),
+        Some(_) => None,
+    }
 }
 
 /// Length of the record under way to TCP, as it goes out: the first of `tx_list`, encrypted.

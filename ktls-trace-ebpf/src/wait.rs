@@ -28,8 +28,7 @@ hook! {
 #[inline(always)]
 fn wait_memory(entry: &impl Entry) {
     let sk = entry.arg(0);
-    // Who encrypts is looked at last: nearly all of what gets here is ordinary back-pressure.
-    let Some(tls) = sock::tls_of_any_kind(sk) else {
+    let Some(tls) = sock::tls_context(sk) else {
         return;
     };
     let tgid = || (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -47,9 +46,6 @@ fn wait_memory(entry: &impl Entry) {
     }
     if !may_matter(sk, tls, &queue) {
         count(counter::BACK_PRESSURE);
-        return;
-    }
-    if !sock::sends_in_software(tls) {
         return;
     }
     count(counter::REFUSED);

@@ -16,6 +16,9 @@ use super::btf::FunctionId;
 /// Where the kernel shows its functions, and to whoever may see them where they are.
 const KALLSYMS: &str = "/proc/kallsyms";
 
+/// The row after the last of the kernel's own functions that stay (`include/asm-generic/sections.h`).
+const END_OF_TEXT: &[u8] = b"_etext";
+
 /// Functions that hooks are put on.
 pub const HOOKED: &[&str] = &[
     "tls_sw_sendmsg",
@@ -111,7 +114,22 @@ impl Symbols {
     /// # Errors
     ///
     /// If reading fails. Lines of another form are passed over.
-    pub fn from_kallsyms(mut table: impl BufRead) -> io::Result<Self> {
+    pub fn from_kallsyms(table: impl BufRead) -> io::Result<Self> {
+        Self::from_rows(table, None)
+    }
+
+    /// The same without the functions of modules, which come last. For stacks they are not needed: what a module sends goes
+    /// through TCP's functions, and the kernel is spared making half of the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`Symbols::from_kallsyms`].
+    pub fn of_core(table: impl BufRead) -> io::Result<Self> {
+        Self::from_rows(table, Some(END_OF_TEXT))
+    }
+
+    /// Reads rows, up to one with this name.
+    fn from_rows(mut table: impl BufRead, last: Option<&[u8]>) -> io::Result<Self> {
         let wanted: HashMap<&[u8], &'static str> = HOOKED
             .iter()
             .chain(RECOGNISED)
@@ -134,6 +152,9 @@ impl Symbols {
                 continue;
             };
             starts.push(address);
+            if last == Some(name) {
+                break;
+            }
             if let Some(name) = wanted.get(name) {
                 let module = words.next().map(|module| {
                     String::from_utf8_lossy(module)
@@ -229,7 +250,7 @@ impl Addresses {
     pub fn of_running_kernel() -> Self {
         let table = File::open(KALLSYMS);
         let read = || {
-            let symbols = table.and_then(|table| Symbols::from_kallsyms(BufReader::new(table)));
+            let symbols = table.and_then(|table| Symbols::of_core(BufReader::new(table)));
             symbols.unwrap_or_else(|error| {
                 tracing::warn!("{KALLSYMS}: {error}; who lets held bytes go stays unknown");
                 Symbols::default()
@@ -297,6 +318,7 @@ ffffffff81000200 t __pfx_tcp_rcv_established
 ffffffff81000210 T tcp_rcv_established
 ffffffff81000300 d some_data
 ffffffff81000400 T next
+ffffffff81000500 T _etext
 ffffffffc0001000 t tls_push_sg\t[tls]
 ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
 ";
@@ -318,6 +340,19 @@ ffffffffc0001800 t tls_sw_sendmsg.cold\t[tls]
         );
         assert_eq!(symbols.name_of(0xffff_ffff_8100_0400), None);
         assert_eq!(symbols.name_of(0xffff_ffff_c000_1010), Some("tls_push_sg"));
+    }
+
+    #[test]
+    fn the_core_ends_before_modules() {
+        let core = Symbols::of_core(KALLSYMS.as_bytes()).unwrap();
+        assert_eq!(
+            core.name_of(0xffff_ffff_8100_0210),
+            Some("tcp_rcv_established")
+        );
+        assert!(core.get("tls_push_sg").is_none());
+        let without_end = KALLSYMS.replace("_etext", "etext");
+        let whole = Symbols::of_core(without_end.as_bytes()).unwrap();
+        assert!(whole.get("tls_push_sg").is_some());
     }
 
     #[test]
