@@ -1,12 +1,11 @@
 //! The programs' counters: slots of one per-CPU array, so that nothing that is dropped or set aside
 //! in the kernel goes unnoticed.
 
-/// `sk_stream_wait_memory` was entered for a socket with software kTLS transmit, and may matter. Who reads it adds
-/// [`BACK_PRESSURE`], so that each refusal touches one counter.
+/// `sk_stream_wait_memory` was entered for a socket with software kTLS transmit.
 pub const REFUSED: u32 = 0;
-/// It was entered for such a socket and looked like ordinary back-pressure: nothing was sent to user space.
+/// … and looked like ordinary back-pressure: nothing was sent to user space.
 pub const BACK_PRESSURE: u32 = 1;
-/// A refusal may have mattered, but nothing had moved since it was last reported (a writer that keeps asking).
+/// … and nothing had moved since it was last reported (a writer that keeps asking).
 pub const REPEATED: u32 = 2;
 /// An event was lost because the ring buffer was full.
 pub const LOST_RING: u32 = 3;

@@ -104,7 +104,7 @@ fn enter_loss(entry: &impl Entry) {
 fn looked_at(sk: u64) -> Option<u64> {
     let tls = sock::tls_context(sk)?;
     let (owner, uts) = owner(sk);
-    wait::watched(sk, || owner, uts).then_some(tls)
+    wait::watched(sk, owner, uts).then_some(tls)
 }
 
 /// The process that sent last, for a timer has none of its own, and its UTS namespace; 0: not known.

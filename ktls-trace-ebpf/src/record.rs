@@ -12,7 +12,7 @@ use crate::{
     entry::{self, Entry, hook},
     maps::{add, count, filter, layout},
     send::{MORE, monotonic_ns, tx_of},
-    sock::{self, Bounds, Queue},
+    sock::{self, Queue},
 };
 
 hook! {
@@ -38,7 +38,7 @@ fn push(entry: &impl Entry) {
     }
     let flags = entry::flags(entry, layout!(arg_push_sg_flags)).unwrap_or(0);
     if tx.push(monotonic_ns(), flags, bytes, write_seq) == Pushed::Next
-        && sock::wanted(sk, || (tx.pid_tgid >> 32) as u32, tx.uts)
+        && sock::wanted(sk, (tx.pid_tgid >> 32) as u32, tx.uts)
     {
         count(counter::RECORDS);
         add(counter::RECORD_BYTES, bytes);
@@ -54,10 +54,16 @@ fn push(entry: &impl Entry) {
 pub(crate) fn look_back(sk: u64, tx: &mut Tx, write_seq: u32) {
     if tx.settle(write_seq)
         && tx.record_flags & MORE != 0
-        && sock::wanted(sk, || (tx.pid_tgid >> 32) as u32, tx.uts)
-        && let Some(queue) = Queue::read(sk)
-        && Bounds::read(sk).is_some_and(|bounds| bounds.hold_back(&queue))
+        && sock::wanted(sk, (tx.pid_tgid >> 32) as u32, tx.uts)
+        && Queue::read(sk).is_some_and(|queue| held_below_mss(&queue))
     {
         count(counter::RECORDS_HELD);
     }
+}
+
+/// Less than one segment is left unsent although the peer would take it.
+#[inline(always)]
+fn held_below_mss(queue: &Queue) -> bool {
+    let notsent = queue.notsent();
+    0 < notsent && notsent < queue.mss && queue.snd_wnd >= queue.in_flight().saturating_add(notsent)
 }

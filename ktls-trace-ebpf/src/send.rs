@@ -34,7 +34,7 @@ pub(crate) fn tx_of(sk: u64) -> Option<&'static mut Tx> {
 fn begin(sk: u64, flags: u32, size: u64, sendpage: u32) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let uts = sock::current_uts();
-    if sock::wanted(sk, || (pid_tgid >> 32) as u32, uts) {
+    if sock::wanted(sk, (pid_tgid >> 32) as u32, uts) {
         count(counter::SENDS);
         if sendpage == 1 || flags & MSG_SPLICE_PAGES != 0 {
             count(counter::SENDS_SPLICE);

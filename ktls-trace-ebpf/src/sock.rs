@@ -83,12 +83,14 @@ pub(crate) fn record_bytes(tls: u64) -> Option<u32> {
     member(record, layout!(tls_rec_size))
 }
 
-/// How far a socket has queued, sent and been acknowledged.
+/// The members that decide what a refusal means.
 #[derive(Clone, Copy)]
 pub(crate) struct Queue {
     pub(crate) write_seq: u32,
     pub(crate) snd_nxt: u32,
-    snd_una: u32,
+    pub(crate) snd_una: u32,
+    pub(crate) snd_wnd: u32,
+    pub(crate) mss: u32,
 }
 
 impl Queue {
@@ -96,10 +98,13 @@ impl Queue {
     pub(crate) fn read(sk: u64) -> Option<Self> {
         let write_seq = member(sk, layout!(tcp_write_seq))?;
         let (snd_nxt, snd_una) = pair(sk, layout!(tcp_snd_nxt), layout!(tcp_snd_una))?;
+        let (snd_wnd, mss) = pair(sk, layout!(tcp_snd_wnd), layout!(tcp_mss_cache))?;
         Some(Self {
             write_seq,
             snd_nxt,
             snd_una,
+            snd_wnd,
+            mss,
         })
     }
 
@@ -113,30 +118,6 @@ impl Queue {
     #[inline(always)]
     pub(crate) fn in_flight(&self) -> u32 {
         self.snd_nxt.wrapping_sub(self.snd_una)
-    }
-}
-
-/// What bounds the next segment.
-#[derive(Clone, Copy)]
-pub(crate) struct Bounds {
-    snd_wnd: u32,
-    pub(crate) mss: u32,
-}
-
-impl Bounds {
-    #[inline(always)]
-    pub(crate) fn read(sk: u64) -> Option<Self> {
-        let (snd_wnd, mss) = pair(sk, layout!(tcp_snd_wnd), layout!(tcp_mss_cache))?;
-        Some(Self { snd_wnd, mss })
-    }
-
-    /// Whether less than one segment waits, and the peer would take it.
-    #[inline(always)]
-    pub(crate) fn hold_back(self, queue: &Queue) -> bool {
-        let notsent = queue.notsent();
-        0 < notsent
-            && notsent < self.mss
-            && self.snd_wnd >= queue.in_flight().saturating_add(notsent)
     }
 }
 
@@ -184,12 +165,12 @@ pub(crate) fn current_uts() -> u32 {
         .unwrap_or(0)
 }
 
-/// Whether the user asked to look at this socket. `tgid`, asked for only if that matters, and `uts` are those of its sender, and 0
+/// Whether the user asked to look at this socket. `tgid` and `uts` are those of its sender, and 0
 /// where that is not known: then a filter on them lets nothing through.
 #[inline(always)]
-pub(crate) fn wanted(sk: u64, tgid: impl FnOnce() -> u32, uts: u32) -> bool {
+pub(crate) fn wanted(sk: u64, tgid: u32, uts: u32) -> bool {
     let only = filter!(tgid);
-    if only != 0 && only != tgid() {
+    if only != 0 && only != tgid {
         return false;
     }
     let only = filter!(uts);

@@ -17,7 +17,7 @@ use crate::{
     maps::{EVENTS, SUSPECTS, TX, count, filter, note_suspicion},
     record::look_back,
     send::monotonic_ns,
-    sock::{self, Bounds, Queue},
+    sock::{self, Queue},
 };
 
 hook! {
@@ -31,10 +31,11 @@ fn wait_memory(entry: &impl Entry) {
     let Some(tls) = sock::tls_context(sk) else {
         return;
     };
-    let tgid = || (bpf_get_current_pid_tgid() >> 32) as u32;
-    if !watched(sk, tgid, sock::current_uts()) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if !watched(sk, (pid_tgid >> 32) as u32, sock::current_uts()) {
         return;
     }
+    count(counter::REFUSED);
     let Some(queue) = Queue::read(sk) else {
         return;
     };
@@ -48,22 +49,22 @@ fn wait_memory(entry: &impl Entry) {
         count(counter::BACK_PRESSURE);
         return;
     }
-    count(counter::REFUSED);
     let timeo = sock::member::<i64>(entry.arg(1), 0).unwrap_or(-1);
     let now = monotonic_ns();
     match suspect(sk, &queue, now) {
         Suspicion::New(generation) => {
-            debug!(entry, "refused: {} bytes unsent", queue.notsent());
-            let pid_tgid = bpf_get_current_pid_tgid();
+            debug!(
+                entry,
+                "refused: {} bytes unsent, MSS {}",
+                queue.notsent(),
+                queue.mss
+            );
             report(event::REFUSED, sk, tls, now, generation, pid_tgid, timeo);
         }
         Suspicion::Repeated => count(counter::REPEATED),
         Suspicion::Lost => warn!(entry, "the map of suspects is full"),
     }
 }
-
-/// More than any segment: IP counts its bytes with 16 bits.
-const ABOVE_ANY_MSS: u32 = 1 << 16;
 
 /// Whether a refused writer can be more than ordinary back-pressure: bytes wait unsent while nothing
 /// is in flight whose acknowledgement could open the gate; or nothing is unsent and yet next to nothing in
@@ -76,19 +77,13 @@ fn may_matter(sk: u64, tls: u64, queue: &Queue) -> bool {
         // An empty queue is about to let the writer in, unless the cipher has what would fill it.
         return notsent > 0 || sock::encrypt_pending(tls).is_some_and(|records| records > 0);
     }
-    // Whole segments, or more than the peer will take: what is in flight keeps it going, and if the
-    // window stays shut the persist timer tells.
-    if notsent >= ABOVE_ANY_MSS {
-        return false;
-    }
-    let Some(bounds) = Bounds::read(sk) else {
-        return false;
-    };
-    let next_to_nothing = queue.in_flight() < bounds.mss.saturating_mul(2);
+    let next_to_nothing = queue.in_flight() < queue.mss.saturating_mul(2);
     if notsent == 0 {
         return next_to_nothing;
     }
-    if !bounds.hold_back(queue) {
+    // Whole segments, or more than the peer will take: what is in flight keeps it going, and if the
+    // window stays shut the persist timer tells.
+    if notsent >= queue.mss || queue.snd_wnd < queue.in_flight().saturating_add(notsent) {
         return false;
     }
     let shut_by_notsent = sock::notsent_lowat(sk).is_none_or(|lowat| notsent >= lowat);
@@ -97,7 +92,7 @@ fn may_matter(sk: u64, tls: u64, queue: &Queue) -> bool {
 
 /// Whether the user asked to look at this socket, or did when it came under suspicion: what was begun is followed to its end.
 #[inline(always)]
-pub(crate) fn watched(sk: u64, tgid: impl FnOnce() -> u32, uts: u32) -> bool {
+pub(crate) fn watched(sk: u64, tgid: u32, uts: u32) -> bool {
     // SAFETY: read only; the user side may remove the entry, its memory stays valid here.
     sock::wanted(sk, tgid, uts)
         || unsafe { SUSPECTS.get(sk) }.is_some_and(|suspect| suspect.ports == sock::ports(sk))

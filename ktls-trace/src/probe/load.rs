@@ -272,7 +272,7 @@ impl Probe {
         }
     }
 
-    /// The value of a counter, over all CPUs; of [`counter::REFUSED`] with what the programs count apart.
+    /// The value of a counter, over all CPUs.
     ///
     /// # Errors
     ///
@@ -282,11 +282,7 @@ impl Probe {
             name: "COUNTERS",
             source,
         })?;
-        let apart = match slot {
-            counter::REFUSED => self.counter(counter::BACK_PRESSURE)?,
-            _ => 0,
-        };
-        Ok(values.iter().sum::<u64>() + apart)
+        Ok(values.iter().sum())
     }
 
     /// Events that were lost so far, and where.
