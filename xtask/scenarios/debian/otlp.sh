@@ -12,7 +12,7 @@ Y
 store_begins() {
     systemd-run --quiet --collect --unit store victoria-metrics -storageDataPath=/tmp/store -httpListenAddr=$store \
         -opentelemetry.usePrometheusNaming -relabelConfig=/tmp/relabel.yml -search.latencyOffset=0s -search.disableCache
-    until_true 30 curl -sf http://$store/health
+    until_true curl -sf http://$store/health
 }
 
 # A collector of spans, as far as it has to be one: it takes what comes and keeps it.
@@ -49,54 +49,54 @@ of() {
 found() {
     [ -n "$(of "$1")" ]
 }
-until_true 60 found ktls_trace_build_info
+until_true found ktls_trace_build_info
 
 step "the alert"
 stall_begins
-until_true 60 found 'ktls_trace_stalled_sockets{verdict="corked-completed-record",gate="notsent-lowat"} == 1'
+until_true found 'ktls_trace_stalled_sockets{verdict="corked-completed-record",gate="notsent-lowat"} == 1'
 alert() {
     curl -sf http://$alerts/api/v1/alerts | jq -e --arg host "$(cat /proc/sys/kernel/hostname)" '
         any(.data.alerts[]; .labels.alertname == "KtlsRecordsCorked" and .state == "firing"
             and .labels.gate == "notsent-lowat" and .labels.instance == $host)' > /dev/null
 }
-until_true 180 alert
+until_true alert
 curl -sf http://$alerts/api/v1/alerts | jq -c '.data.alerts[].annotations.summary'
 of 'ktls_trace_stalled_sockets > 0'
 of 'ktls_trace_holds_total > 0'
-until_true 30 found 'ktls_trace_held_seconds_count > 0'
-until_true 30 found 'ktls_trace_degraded == 0'
+until_true found 'ktls_trace_held_seconds_count > 0'
+until_true found 'ktls_trace_degraded == 0'
 
 step "without the store"
 check systemctl stop store.service
 lost() {
     journalctl --no-pager --unit ktls-trace.service --grep 'otlp-metrics: .*it goes on trying' > /dev/null
 }
-until_true 30 lost
+until_true lost
 running || fail "it has ended"
 before=$(count stall-opened)
 stall_ends
 stall_begins
-until_true 60 at_least $((before + 1)) stall-opened
+until_true at_least $((before + 1)) stall-opened
 
 step "with it again"
 store_begins
-until_true 30 found 'ktls_trace_lost_total{place="otlp-metrics"} > 0'
+until_true found 'ktls_trace_lost_total{place="otlp-metrics"} > 0'
 again() {
     journalctl --no-pager --unit ktls-trace.service --grep 'otlp-metrics: metrics are taken again' > /dev/null
 }
-until_true 10 again
+until_true again
 
 step stop
 stall_ends
-until_true 30 at_least $((before + 1)) stall-closed
+until_true at_least $((before + 1)) stall-closed
 # Text lies in a protobuf as it is.
 spanned() {
     spans | grep -qa corked-completed-record && spans | grep -qa notsent-lowat
 }
-until_true 20 spanned
+until_true spanned
 check systemctl stop ktls-trace.service
 check sh -c "tail -1 $events | jq -e '.event == \"stopped\" and .lost.\"otlp-metrics\" > 0' > /dev/null"
 # The last push tells of the end.
-until_true 20 found 'ktls_trace_stalled_sockets{verdict="corked-completed-record",gate="notsent-lowat"} == 0'
+until_true found 'ktls_trace_stalled_sockets{verdict="corked-completed-record",gate="notsent-lowat"} == 0'
 check dpkg -P ktls-trace > /dev/null
 echo "everything was as it should be"

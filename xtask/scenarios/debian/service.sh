@@ -54,8 +54,8 @@ Y
 systemd-run --quiet --unit prometheus prometheus --config.file=/tmp/prometheus.yml \
     --storage.tsdb.path=/tmp/prometheus --web.listen-address=127.0.0.1:9090
 stall_begins
-until_true 60 at_least 1 stall-opened
-until_true 20 at_least 1 probes-changed
+until_true at_least 1 stall-opened
+until_true at_least 1 probes-changed
 [ -n "$(probes_left)" ] || fail "no probes are there"
 
 step "the journal"
@@ -74,7 +74,7 @@ proves() {
             and (.HELD_BYTES | tonumber) > 0 and .COMM == "ktls-trace" and .PRIORITY == "4"
             and (.KTLS_JSON | fromjson | .schema) == "ktls-trace/1")' > /dev/null
 }
-until_true 60 proves
+until_true proves
 # The stalled service has its stalls among its own messages.
 check test -n "$(stalls --unit stall.service VERDICT=corked-completed-record)"
 
@@ -85,13 +85,13 @@ container() {
             and .process.comm == "ktls-trace")' "$events" > /dev/null
 }
 systemd-run --quiet --unit container --property PrivateNetwork=yes ktls-trace repro --duration 1h
-until_true 60 container
+until_true container
 systemctl stop container.service
 container_ended() {
     jq -es --argjson own "$(stat -Lc %i /proc/1/ns/net)" '
         any(.[]; .event == "stall-closed" and .socket.netns != $own)' "$events" > /dev/null
 }
-until_true 30 container_ended
+until_true container_ended
 
 step "files and status"
 jq -e . "$events" > /dev/null || fail "$events is not JSON throughout"
@@ -107,24 +107,24 @@ step reload
 before=$(main_pid)
 sed -i 's/^probes = .*/&\nthreshold = "30ms"/' /etc/ktls-trace/config.toml
 check systemctl reload ktls-trace.service
-until_true 10 at_least 1 reloaded
+until_true at_least 1 reloaded
 check sh -c "jq -c 'select(.event == \"reloaded\")' $events | grep -qF '\"option\":\"threshold\",\"was\":[\"20ms\"],\"is\":[\"30ms\"]'"
 echo 'treshold = "30ms"' >> /etc/ktls-trace/config.toml
 check systemctl reload ktls-trace.service
 complaint() {
     journalctl --no-pager --unit ktls-trace.service --grep 'no option `treshold`.*going on as before' > /dev/null
 }
-until_true 10 complaint
+until_true complaint
 sed -i '/^treshold/d' /etc/ktls-trace/config.toml
 # What was begun is followed to its end, whatever a new filter looks at.
 echo 'port = 1' >> /etc/ktls-trace/config.toml
 check systemctl reload ktls-trace.service
-until_true 10 at_least 2 reloaded
+until_true at_least 2 reloaded
 sleep 4
 check sh -c 'ktls-trace status --json | jq -e ".stalls | length == 1" > /dev/null'
 sed -i '/^port = 1/d' /etc/ktls-trace/config.toml
 check systemctl reload ktls-trace.service
-until_true 10 at_least 3 reloaded
+until_true at_least 3 reloaded
 [ "$(main_pid)" = "$before" ] || fail "a reload has restarted it"
 
 step "the alert"
@@ -133,7 +133,7 @@ alert() {
         any(.data.alerts[]; .labels.alertname == "KtlsRecordsCorked" and .state == "firing"
             and .labels.gate == "notsent-lowat")' > /dev/null
 }
-until_true 180 alert
+until_true alert
 curl -sf http://127.0.0.1:9090/api/v1/alerts | jq -c '.data.alerts[].annotations.summary'
 curl -sf 'http://127.0.0.1:9090/api/v1/query?query=ktls_trace_stalled_sockets' | jq -c '.data.result[]'
 systemctl stop prometheus.service
@@ -141,8 +141,8 @@ systemctl stop prometheus.service
 step "killed, it comes back and leaves nothing"
 sleep 1
 kill -KILL "$(main_pid)"
-until_true 30 at_least 2 started
-until_true 30 running
+until_true at_least 2 started
+until_true running
 jq -e . "$events" > /dev/null || fail "$events is not JSON throughout"
 
 step "upgrade to a version that is shipped with another configuration"
@@ -160,7 +160,7 @@ running || fail "it does not run after an upgrade"
 check cmp /tmp/config.toml /etc/ktls-trace/config.toml
 
 step stop
-until_true 60 at_least $((before_opened + 1)) stall-opened
+until_true at_least $((before_opened + 1)) stall-opened
 check systemctl stop ktls-trace.service
 tail -2 "$events" | jq -r .event
 [ "$(tail -1 "$events" | jq -r .event)" = stopped ] || fail "its last event is another"
