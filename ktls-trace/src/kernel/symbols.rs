@@ -40,6 +40,7 @@ pub const RECOGNISED: &[&str] = &[
     "tcp_rcv_state_process",
     "tcp_write_wakeup",
     "tcp_tsq_handler",
+    "tcp_pace_kick",
     "tcp_tsq_write",
     "tcp_tsq_workfn",
     "tcp_tasklet_func",

@@ -371,7 +371,7 @@ pub enum ReleasePath {
     PersistTimer,
     /// A later send, or a setting that pushes.
     LaterSend,
-    /// The completion of an earlier transmission (`tcp_tsq_handler`).
+    /// The completion of an earlier transmission, or the end of a pause for pacing (`tcp_tsq_handler`, `tcp_pace_kick`).
     TransmitQueue,
     /// The close of the socket.
     Close,

@@ -27,8 +27,9 @@ fn path_of(function: &str) -> Option<ReleasePath> {
         | "tcp_sendpage_locked"
         | "do_tcp_sendpages"
         | "do_tcp_setsockopt" => ReleasePath::LaterSend,
+        // `tcp_tsq_handler` is inlined into its callers in some builds.
         "tcp_tsq_handler" | "tcp_tsq_write" | "tcp_tsq_workfn" | "tcp_tasklet_func"
-        | "tcp_release_cb" => ReleasePath::TransmitQueue,
+        | "tcp_pace_kick" | "tcp_release_cb" => ReleasePath::TransmitQueue,
         _ => return None,
     })
 }
