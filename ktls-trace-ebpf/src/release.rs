@@ -35,12 +35,13 @@ fn new_data_sent(entry: &impl Entry) {
     if suspect.holding == 0 || suspect.ports != sock::ports(sk) {
         return;
     }
-    // Only the first segment after a refusal is a release.
-    suspect.holding = 0;
     let Some(mut record) = EVENTS.reserve::<Released>(0) else {
+        // The next segment is told of instead: that they left must not be missed for good.
         count(counter::LOST_RING);
         return;
     };
+    // Only the first segment after a refusal is a release.
+    suspect.holding = 0;
     let out = record.as_mut_ptr();
     let snd_nxt = sock::member::<u32>(sk, layout!(tcp_snd_nxt)).unwrap_or(0);
     let end_seq = sock::member::<u32>(skb, layout!(skb_end_seq)).unwrap_or(snd_nxt);

@@ -157,8 +157,14 @@ pub(crate) fn report(
 ) {
     let Some(mut entry) = EVENTS.reserve::<Refused>(0) else {
         count(counter::LOST_RING);
-        // The user side can't clear what it was never told of; told later, it starts anew.
-        let _gone = SUSPECTS.remove(sk);
+        if generation & !0xff == now & !0xff {
+            // The user side can't clear what it was never told of; told later, it starts anew.
+            let _gone = SUSPECTS.remove(sk);
+        } else if let Some(known) = SUSPECTS.get_ptr_mut(sk) {
+            // It waits to hear of the release of what it knows. The next refusal is no repeated one.
+            // SAFETY: as in `suspect`.
+            unsafe { (*known).write_seq = !(*known).write_seq };
+        }
         return;
     };
     let out = entry.as_mut_ptr();

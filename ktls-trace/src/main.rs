@@ -8,7 +8,8 @@ use std::{
 };
 
 use clap::{ArgAction, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use cli::diagnostics::Diagnostics;
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
 /// Finds connections whose software kernel-TLS transmit is held back, and says why
 #[derive(Debug, Parser)]
@@ -25,6 +26,7 @@ struct Command {
 enum Verb {
     Run(Box<cli::run::Args>),
     Replay(cli::replay::Args),
+    Report(cli::report::Args),
     Status(cli::status::Args),
     Snapshot(cli::snapshot::Args),
     Repro(cli::repro::Args),
@@ -43,10 +45,19 @@ fn main() -> ExitCode {
         Err(error) => return cli::cannot("run", &error),
     };
     let Command { verbose, verb } = Command::parse_from(&words);
-    log_to_stderr(verbose);
-    match verb {
+    // A run must not wait for whoever reads what it says.
+    let apart = match &verb {
+        Verb::Run(_) => match Diagnostics::start(io::stderr()) {
+            Ok(apart) => Some(apart),
+            Err(error) => return cli::cannot("run", &format_args!("cannot start: {error}")),
+        },
+        _ => None,
+    };
+    log(verbose, apart.clone());
+    let code = match verb {
         Verb::Run(args) => cli::run::run(&args, given, words, verbose >= 2),
         Verb::Replay(args) => cli::replay::run(&args),
+        Verb::Report(args) => cli::report::run(&args),
         Verb::Status(args) => cli::status::run(&args),
         Verb::Snapshot(args) => cli::snapshot::run(&args),
         Verb::Repro(args) => cli::repro::run(&args),
@@ -56,11 +67,15 @@ fn main() -> ExitCode {
         Verb::Config(args) => cli::config::about(&args),
         Verb::Man(args) => cli::manual::man(&args),
         Verb::Completions(args) => cli::manual::completions(&args),
+    };
+    if let Some(apart) = apart {
+        apart.flush();
     }
+    code
 }
 
-/// Sends the daemon's own diagnostics to stderr; `RUST_LOG` overrides the level.
-fn log_to_stderr(verbose: u8) {
+/// Sends the daemon's own diagnostics to stderr, by a thread of their own if there is one; `RUST_LOG` overrides the level.
+fn log(verbose: u8, apart: Option<Diagnostics>) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
@@ -68,9 +83,10 @@ fn log_to_stderr(verbose: u8) {
         _ => "info,ktls_trace=debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let stderr = apart.map_or_else(|| BoxMakeWriter::new(io::stderr), BoxMakeWriter::new);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(stderr)
         .with_ansi(io::stderr().is_terminal())
         // What can't be written to stderr can't be complained about there: that would end the process.
         .log_internal_errors(false)

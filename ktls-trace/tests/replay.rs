@@ -94,6 +94,45 @@ fn a_run_replays_byte_for_byte_in_both_forms() {
     }
 }
 
+/// One that was made in a guest.
+const OF_A_GUEST: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../xtask/recordings/6.12/lowat-16384.ktrace"
+);
+
+#[test]
+fn a_report_is_a_page_of_what_was_stalled() {
+    let folder = Folder::new("report");
+    let page = folder.file("page.html");
+    let output = ktls_trace(&["report", OF_A_GUEST, "--output", &page]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>"));
+    for word in ["corked-completed-record", "notsent-lowat", "remedy", "Kernel 6.12"] {
+        assert!(page.contains(word), "{word}");
+    }
+    // Nothing is fetched from anywhere.
+    assert!(!page.contains("http") && !page.contains("<script"));
+
+    let output = ktls_trace(&["report", OF_A_GUEST]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), page);
+}
+
+#[test]
+fn a_report_of_a_recording_that_is_cut_short_says_so_on_the_page_too() {
+    let folder = Folder::new("report-cut");
+    let (cut, page) = (folder.file("cut.ktrace"), folder.file("page.html"));
+    let whole = fs::read(OF_A_GUEST).unwrap();
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let line = only_line(&ktls_trace(&["report", &cut, "--output", &page]));
+    assert!(line.contains("cut.ktrace"), "{line}");
+    assert!(fs::read_to_string(&page).unwrap().contains("This is not all: "));
+
+    let line = only_line(&ktls_trace(&["report", &cut, "--output", &cut]));
+    assert!(line.contains("is the recording itself"), "{line}");
+}
+
 #[test]
 fn a_recording_says_what_made_it_of_which_kernel() {
     let folder = Folder::new("header");

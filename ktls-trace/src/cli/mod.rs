@@ -2,12 +2,14 @@
 
 pub(crate) mod config;
 pub(crate) mod confirm;
+pub(crate) mod diagnostics;
 pub(crate) mod doctor;
 pub(crate) mod manual;
 pub(crate) mod otlp;
 pub(crate) mod output;
 pub(crate) mod reload;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod repro;
 pub(crate) mod run;
 pub(crate) mod schema;

@@ -85,7 +85,7 @@ fn apply(
     // First everything that can go wrong.
     let asking = exports.asking();
     let destinations = any(&OUTLETS)
-        .then(|| args.destinations(metrics, &asking))
+        .then(|| args.destinations(metrics, &asking, true))
         .transpose()?;
     let missing = |addresses: &[Address], others: &[Address]| -> Vec<Address> {
         let new = addresses.iter().filter(|address| !others.contains(address));

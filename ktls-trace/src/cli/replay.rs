@@ -28,13 +28,9 @@ pub(crate) struct Args {
 /// Replays.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let name = args.file.display();
-    let file = match File::open(&args.file) {
-        Ok(file) => file,
-        Err(error) => return cannot("replay", &format_args!("cannot read {name}: {error}")),
-    };
-    let mut reader = match Reader::new(BufReader::new(file)) {
+    let mut reader = match open("replay", &args.file) {
         Ok(reader) => reader,
-        Err(error) => return cannot("replay", &format_args!("{name} {error}")),
+        Err(code) => return code,
     };
     if !args.output.is_stdout() {
         if is_same_file(&args.file, &args.output.output) {
@@ -73,8 +69,16 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// Opens a recording, or says in one line why `verb` can't.
+pub(super) fn open(verb: &str, path: &Path) -> Result<Reader<BufReader<File>>, ExitCode> {
+    let name = path.display();
+    let file = File::open(path)
+        .map_err(|error| cannot(verb, &format_args!("cannot read {name}: {error}")))?;
+    Reader::new(BufReader::new(file)).map_err(|error| cannot(verb, &format_args!("{name} {error}")))
+}
+
 /// Whether two paths name one file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
+pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     match (identity(one), identity(other)) {
         (Ok(one), Ok(other)) => one == other,

@@ -70,10 +70,11 @@ pub(crate) struct Args {
     /// Time between connecting and the first byte, for a tracer to attach
     #[arg(long, default_value = "0s", value_name = "TIME", value_parser = parse_time)]
     hold: Duration,
-    /// Address of the sending end [default: the loopback's]
+    /// Address that is listened on: the sending end's, or with `--upload` the receiving one's [default: the loopback's]
     #[arg(long, value_name = "IP", conflicts_with = "ipv6")]
     address: Option<IpAddr>,
-    /// Network namespace of the receiving end, as /proc/PID/ns/net (needs `CAP_SYS_ADMIN`) [default: the same]
+    /// Network namespace of the receiving end, or with `--upload` of the sending one, as /proc/PID/ns/net (needs `CAP_SYS_ADMIN`)
+    /// [default: the same]
     #[arg(long, value_name = "PATH", requires = "address")]
     receiver_netns: Option<PathBuf>,
     /// Connect over `::1`
@@ -82,9 +83,12 @@ pub(crate) struct Args {
     /// Connect over `::ffff:127.0.0.1`, as an IPv4 peer of a dual-stack listener
     #[arg(long, conflicts_with = "ipv6")]
     ipv4_mapped: bool,
-    /// Port of the sending end [default: an ephemeral one]
+    /// Port that is listened on [default: an ephemeral one]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
+    /// The sending end connects, as a client that uploads does
+    #[arg(long)]
+    upload: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -174,6 +178,7 @@ impl Args {
             ipv6: self.ipv6,
             ipv4_mapped: self.ipv4_mapped,
             port: self.port,
+            upload: self.upload,
             ..self.sending.config()
         }
     }

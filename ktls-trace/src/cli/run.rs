@@ -181,16 +181,18 @@ impl Args {
         })
     }
 
-    /// Where events go.
+    /// Where events go. `at_once`: nothing may be waited for, a run goes on meanwhile.
     pub(super) fn destinations(
         &self,
         metrics: &Arc<Metrics>,
         asking: &Asking,
+        at_once: bool,
     ) -> anyhow::Result<Vec<Box<dyn Destination>>> {
         let keeping = Keeping {
             rotate_bytes: self.output_rotate,
             old_files: self.output_keep,
             sync: self.output_sync,
+            at_once,
         };
         let lines = self.output.lines(keeping)?;
         let mut destinations: Vec<Box<dyn Destination>> = vec![Box::new(lines)];
@@ -232,7 +234,7 @@ impl Args {
     /// Everything that is told, and where it can be asked for.
     fn exports(&self, metrics: &Arc<Metrics>) -> anyhow::Result<(Exports, Vec<Address>)> {
         let mut exports = Exports::counting(Arc::clone(metrics));
-        let destinations = self.destinations(metrics, &exports.asking())?;
+        let destinations = self.destinations(metrics, &exports.asking(), false)?;
         let sockets = listen(&self.metrics_listen)?;
         let address = |socket: &Listening| socket.address().clone();
         let serves = sockets.iter().map(address).collect();

@@ -75,7 +75,7 @@ pub enum Name {
     /// The verdict, its confidence, the gate or the cadence has changed; a gate is told at most once a second, a
     /// cadence once in 10 s.
     StallUpdated,
-    /// Nothing has been held for a second, the socket was closed or is gone, or the daemon stops.
+    /// Nothing has been held longer than the threshold for a second, the socket was closed or is gone, or the daemon stops.
     StallClosed,
     /// Other hooks are attached than before: `tls` was loaded or unloaded, or with `--probes auto` a stall was opened or none has
     /// been open for 10 s, or a reload asks for one process.
@@ -130,7 +130,7 @@ pub struct Stall {
     pub verdict: Verdict,
     /// How sure that is; never less than was told of the same verdict before.
     pub confidence: Confidence,
-    /// The limit that the writer met, of `corked-completed-record`; null: it met none, or another verdict.
+    /// The limit that the writer met, of `corked-completed-record`; null: another verdict, or not seen (`sock_diag` alone found the bytes).
     pub gate: Option<Gate>,
     /// What is held now, or was last.
     pub held: Held,
@@ -168,7 +168,7 @@ pub enum Cadence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// Nothing has been held for a second.
+    /// Nothing has been held longer than the threshold for a second.
     Flowing,
     /// Its owner closed it.
     Closed,
@@ -301,7 +301,7 @@ pub struct Started {
     pub poll_interval_ms: f64,
     /// Attached hooks, by the kernel's function.
     pub hooks: Vec<String>,
-    /// What can't be seen, in words; empty: nothing.
+    /// What can't be seen, in words; empty: nothing, or it waits for kernel TLS.
     pub cannot_see: Vec<String>,
 }
 

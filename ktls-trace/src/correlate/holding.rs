@@ -19,6 +19,8 @@ pub(super) struct Holding {
     pub(super) facts: Option<Hold>,
     /// What `sock_diag` answered last.
     pub(super) sample: Option<Sample>,
+    /// When it was asked that.
+    pub(super) asked_ns: u64,
     /// Whether the writer was refused, and if so whether it sleeps.
     pub(super) refused: Option<bool>,
     /// Bytes that wait.
@@ -46,6 +48,7 @@ impl Holding {
             timed: false,
             facts: None,
             sample: None,
+            asked_ns: 0,
             refused: None,
             bytes: None,
             zero_window_probes: 0,
@@ -76,8 +79,8 @@ impl Holding {
         })
     }
 
-    /// Whether an answer of `sock_diag` is about other bytes than those that were seen to wait: more or fewer are unsent, or more
-    /// in flight than then; with nothing unsent, also less, for an acknowledgement has come. Where no hook sees bytes leave,
+    /// Whether an answer of `sock_diag` is about other bytes than those that were seen to wait: some have left, or more or fewer
+    /// are unsent; with nothing unsent, also if less is in flight, for an acknowledgement has come. Where no hook sees bytes leave,
     /// there is nothing else to tell by.
     pub(super) fn is_of_other_bytes(&self, sample: &Sample) -> bool {
         let then = self
@@ -85,13 +88,26 @@ impl Holding {
             .as_ref()
             .and_then(|facts| facts.socket.unacked_bytes())
             .map(u64::from);
-        let flew = then
+        // One less says nothing: on the end that has connected it is one too few (`TcpInfo::bytes_in_flight`).
+        let acknowledged = then
             .zip(sample.unacked_bytes)
-            .is_some_and(|(then, now)| now > then || (self.bytes == Some(0) && now < then));
-        flew || self
-            .bytes
-            .zip(sample.notsent)
-            .is_some_and(|(then, now)| then != now)
+            .is_some_and(|(then, now)| self.bytes == Some(0) && now + 1 < then);
+        let other = |(then, now)| then != now;
+        self.has_left(sample) || acknowledged || self.bytes.zip(sample.notsent).is_some_and(other)
+    }
+
+    /// Whether an answer of `sock_diag` shows that something was sent since bytes were seen to wait: then those were, for they are
+    /// the first in the queue, though the hooks did not tell of it.
+    pub(super) fn has_left(&self, sample: &Sample) -> bool {
+        let then = self
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.socket.unacked_bytes())
+            .map(u64::from);
+        let before = self.sample.as_ref().and_then(|before| before.bytes_sent);
+        let more = |(then, now)| now > then;
+        then.zip(sample.unacked_bytes).is_some_and(more)
+            || before.zip(sample.bytes_sent).is_some_and(more)
     }
 
     /// Whether segments were in flight when the hooks saw it.

@@ -5,6 +5,7 @@ pub mod chain;
 pub mod episode;
 pub mod event;
 pub(crate) mod holding;
+mod identities;
 pub mod remedy;
 pub mod rules;
 mod socket;
@@ -18,6 +19,7 @@ use std::{
 };
 
 use event::{Body, Ended, Event};
+use identities::{Identities, Identity};
 use rules::Verdict;
 use serde::{Deserialize, Serialize};
 use socket::{Change, Watched};
@@ -65,6 +67,13 @@ pub enum Output {
     HoldEnded(HoldEnded),
     /// Ask `sock_diag` about this socket.
     Poll(Poll),
+    /// Look for the process that has a socket open, for no hook has met one.
+    FindOwner {
+        /// The socket.
+        key: SocketKey,
+        /// Its inode number.
+        inode: u32,
+    },
     /// The socket is not watched any more.
     Forget(SocketKey),
 }
@@ -114,6 +123,8 @@ pub struct Correlator {
     context: Context,
     /// The sockets under suspicion.
     sockets: HashMap<SocketKey, Watched>,
+    /// By what they can be known again.
+    identities: Identities,
     /// When something is due for which socket.
     due: BTreeSet<(u64, SocketKey)>,
 }
@@ -158,6 +169,7 @@ impl Correlator {
                 see_releases: true,
             },
             sockets: HashMap::new(),
+            identities: Identities::default(),
             due: BTreeSet::new(),
         }
     }
@@ -241,9 +253,14 @@ impl Correlator {
             outputs.push(Output::Forget(old));
         }
         let seen_by_hooks = match what {
-            What::Sampled { sample, .. } => sample
-                .as_ref()
-                .is_some_and(|sample| self.sockets.values().any(|watched| watched.is(sample))),
+            What::Sampled {
+                sample: Some(sample),
+                ..
+            } => {
+                let identities = Identity::of(Some(sample.cookie), sample.src, sample.dst);
+                let is = |name| self.sockets.get(&name).is_some_and(|watched| watched.is(sample));
+                self.identities.any_of(identities).any(is)
+            }
             _ => false,
         };
         what.makes_suspect() && !seen_by_hooks
@@ -259,20 +276,23 @@ impl Correlator {
         else {
             return None;
         };
-        let by_cookie = hold.socket.cookie.map(SocketKey::of_cookie);
-        let known = |&(&name, watched): &(&SocketKey, &Watched)| {
-            by_cookie == Some(name) || watched.is_seen_as(&hold.socket)
+        let socket = &hold.socket;
+        let by_cookie = socket.cookie.map(SocketKey::of_cookie);
+        let by_cookie = by_cookie.filter(|name| self.sockets.contains_key(name));
+        let identities = Identity::of(socket.cookie, socket.src, socket.dst);
+        let known = |name: &SocketKey| {
+            let watched = self.sockets.get(name);
+            watched.is_some_and(|watched| watched.is_seen_as(socket))
         };
-        // Whichever order the table has, a recording has to replay to the same.
-        let (&old, _) = self
-            .sockets
-            .iter()
-            .filter(known)
-            .min_by_key(|&(&name, _)| name)?;
+        // Whichever order the tables have, a recording has to replay to the same.
+        let known = self.identities.any_of(identities).filter(known);
+        let old = known.chain(by_cookie).min()?;
         let mut watched = self.sockets.remove(&old)?;
         if let Some(due_ns) = watched.due_ns.take() {
             self.due.remove(&(due_ns, old));
         }
+        self.identities
+            .change(old, std::mem::take(&mut watched.noted), [None; 2]);
         watched.key = key;
         self.sockets.insert(key, watched);
         Some(old)
@@ -305,20 +325,25 @@ impl Correlator {
                 }
                 Change::HoldEnded(hold) => outputs.push(Output::HoldEnded(hold)),
                 Change::Poll(poll) => outputs.push(Output::Poll(poll)),
+                Change::FindOwner(inode) => outputs.push(Output::FindOwner { key, inode }),
                 Change::Forget => forget = true,
             }
         }
         if forget {
-            if let Some(watched) = self.sockets.remove(&key)
-                && let Some(due_ns) = watched.due_ns
-            {
-                self.due.remove(&(due_ns, key));
+            if let Some(watched) = self.sockets.remove(&key) {
+                self.identities.change(key, watched.noted, [None; 2]);
+                if let Some(due_ns) = watched.due_ns {
+                    self.due.remove(&(due_ns, key));
+                }
             }
             outputs.push(Output::Forget(key));
             return;
         }
         if let Some(watched) = self.sockets.get_mut(&key) {
-            let due_ns = watched.next_due_ns(&self.context.config);
+            let identities = watched.identities();
+            self.identities.change(key, watched.noted, identities);
+            watched.noted = identities;
+            let due_ns = watched.next_due_ns(&self.context);
             if due_ns != watched.due_ns {
                 if let Some(old) = watched.due_ns {
                     self.due.remove(&(old, key));

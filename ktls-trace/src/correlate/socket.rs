@@ -13,6 +13,7 @@ use super::{
     episode::Episode,
     event::{Ended, Name, PersistEvidence, ProcessInfo, Stall},
     holding::Holding,
+    identities::Identity,
 };
 use crate::observe::{Observation, ReleasePath, Sample, SocketKey, SocketState, Tls, What};
 
@@ -37,6 +38,8 @@ pub(super) enum Change {
     HoldEnded(HoldEnded),
     /// Ask `sock_diag`.
     Poll(Poll),
+    /// Look for the process that has the socket with this inode number open.
+    FindOwner(u32),
     /// Nothing is left to watch.
     Forget,
 }
@@ -64,6 +67,10 @@ pub(super) struct Watched {
     inode: Option<u32>,
     /// Who writes to it.
     process: Option<ProcessInfo>,
+    /// Whether its process was looked for, without a hook that met one.
+    owner_sought: bool,
+    /// The network namespace of the process that was named last.
+    lives: Option<(u32, u32)>,
     /// Others that wrote to it or are about to: each is looked up but once, and may have its turn again.
     past_writers: Vec<ProcessInfo>,
     /// Its TLS.
@@ -92,6 +99,8 @@ pub(super) struct Watched {
     told_ns: u64,
     /// When it is due, as noted by the correlator.
     pub(super) due_ns: Option<u64>,
+    /// By what it can be known again, as noted by the correlator.
+    pub(super) noted: [Option<Identity>; 2],
 }
 
 impl Watched {
@@ -108,6 +117,8 @@ impl Watched {
             interface: None,
             inode: None,
             process: None,
+            owner_sought: false,
+            lives: None,
             past_writers: Vec::new(),
             tls: Tls::default(),
             holding: None,
@@ -122,7 +133,13 @@ impl Watched {
             polled_ns: 0,
             told_ns: 0,
             due_ns: None,
+            noted: [None; 2],
         }
+    }
+
+    /// By what it can be known again.
+    pub(super) fn identities(&self) -> [Option<Identity>; 2] {
+        Identity::of(self.cookie, self.src, self.dst)
     }
 
     /// Whether the hooks saw this socket: by its cookie, or, as long as one of both has none yet, by its addresses.
@@ -229,8 +246,10 @@ impl Watched {
                 comm,
                 exe,
                 cgroup,
+                netns,
                 ..
             } => {
+                self.lives = netns.map(|netns| (*pid, netns)).or(self.lives);
                 self.known(ProcessInfo {
                     comm: comm.clone(),
                     exe: exe.clone(),
@@ -262,11 +281,17 @@ impl Watched {
         let due_ns = self.judge_due_ns(&context.config);
         self.judge(now_ns, due_ns, context, &mut changes);
         if self
-            .poll_due_ns(&context.config)
+            .poll_due_ns(context)
             .is_some_and(|due_ns| due_ns <= now_ns)
         {
             self.polled_ns = now_ns;
             changes.extend(self.poll().map(Change::Poll));
+        }
+        if let Some((due_ns, inode)) = self.owner_due(&context.config)
+            && due_ns <= now_ns
+        {
+            self.owner_sought = true;
+            changes.push(Change::FindOwner(inode));
         }
         if let Some(closing_ns) = self.closing_ns
             && now_ns >= closing_ns + CLOSING_NS
@@ -295,7 +320,8 @@ impl Watched {
     }
 
     /// When time alone will have something to say.
-    pub(super) fn next_due_ns(&self, config: &Config) -> Option<u64> {
+    pub(super) fn next_due_ns(&self, context: &Context) -> Option<u64> {
+        let config = &context.config;
         let idle = match (&self.holding, &self.episode) {
             (Some(_), _) => None,
             (None, Some(_)) => Some(self.last_held_ns + config.flowing_ns),
@@ -306,11 +332,21 @@ impl Watched {
         let contradicted =
             holding.and_then(|holding| Some(holding.contradicted_ns? + CONTRADICTED_NS));
         let closing = self.closing_ns.map(|closing_ns| closing_ns + CLOSING_NS);
-        let (unseen, poll) = (self.unseen_due_ns(config), self.poll_due_ns(config));
-        [idle, judge, contradicted, closing, unseen, poll]
+        let (unseen, poll) = (self.unseen_due_ns(config), self.poll_due_ns(context));
+        let owner = self.owner_due(config).map(|(due_ns, _)| due_ns);
+        [idle, judge, contradicted, closing, unseen, poll, owner]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When the process that has the socket with an inode number open is to be looked for: half a threshold after bytes began to wait,
+    /// so that it is there when it is needed, and once, for that takes a look at all open files.
+    fn owner_due(&self, config: &Config) -> Option<(u64, u32)> {
+        let holding = self.holding.as_ref()?;
+        let wanted = self.process.is_none() && !self.owner_sought;
+        let inode = self.inode.filter(|_| wanted)?;
+        Some((holding.since_ns + self.threshold_ns(config) / 2, inode))
     }
 
     /// When a socket that others list is taken for gone if they don't tell of it any more: a list that was not complete says of none

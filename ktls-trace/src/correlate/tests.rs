@@ -27,6 +27,7 @@ struct Bench {
     events: Vec<Event>,
     holds: Vec<HoldEnded>,
     polls: usize,
+    ownerless: Vec<u32>,
     forgotten: Vec<SocketKey>,
 }
 
@@ -38,6 +39,7 @@ impl Bench {
             events: Vec::new(),
             holds: Vec::new(),
             polls: 0,
+            ownerless: Vec::new(),
             forgotten: Vec::new(),
         }
     }
@@ -57,6 +59,7 @@ impl Bench {
                 Output::Event(event) => self.events.push(*event),
                 Output::HoldEnded(hold) => self.holds.push(hold),
                 Output::Poll(_) => self.polls += 1,
+                Output::FindOwner { inode, .. } => self.ownerless.push(inode),
                 Output::Forget(key) => self.forgotten.push(key),
             }
         }
@@ -410,6 +413,62 @@ fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
     assert_eq!(bench.names(), [Name::StallOpened]);
 }
 
+#[test]
+fn without_the_release_hook_an_answer_before_the_threshold_is_not_enough() {
+    let mut bench = Bench::new();
+    bench
+        .at(
+            0,
+            What::Hooks {
+                see_releases: false,
+            },
+        )
+        .at(0, refused(held(0, 0)))
+        .at(12, sampled(11, Some(corked_sample())));
+    assert_eq!(bench.polls, 0, "asked before it can tell");
+    bench.at(20, What::Tick);
+    assert_eq!((bench.names(), bench.polls), (vec![], 1));
+    bench.at(22, sampled(20, Some(corked_sample())));
+    assert_eq!(bench.names(), [Name::StallOpened]);
+}
+
+/// A full ring buffer may lose that the bytes left, and then nothing tells of them any more: the connection is fast.
+#[test]
+fn a_flowing_socket_whose_release_was_lost_is_not_held() {
+    let in_flight = Sample {
+        notsent: Some(300_000),
+        packets_out: Some(40),
+        unacked_bytes: Some(600_000),
+        bytes_sent: Some(5_000_000),
+        ..corked_sample()
+    };
+    let mut bench = Bench::new();
+    bench.at(0, refused(held(0, 0)));
+    for ms in [11, 61, 111] {
+        bench.at(ms, sampled(ms - 1, Some(in_flight.clone())));
+    }
+    assert_eq!(bench.names(), []);
+
+    // As much in flight as then, but more was sent.
+    let mut bench = Bench::new();
+    let later = Sample {
+        bytes_sent: Some(16406),
+        ..corked_sample()
+    };
+    bench
+        .at(0, refused(held(0, 0)))
+        .at(12, sampled(11, Some(corked_sample())))
+        .at(25, What::Tick);
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    bench
+        .at(62, sampled(61, Some(later.clone())))
+        .at(113, sampled(111, Some(later)))
+        .at(1300, What::Tick);
+    let stall = stall_of(bench.events.last().unwrap());
+    assert_eq!(stall.ended, Some(Ended::Flowing));
+    assert_eq!(stall.released[&ReleasePath::Unknown], 1);
+}
+
 /// Other bytes than those that were seen to wait say nothing of them.
 #[test]
 fn without_the_release_hook_other_bytes_are_not_taken_for_those_that_were_held() {
@@ -430,7 +489,7 @@ fn without_the_release_hook_other_bytes_are_not_taken_for_those_that_were_held()
         bench
             .at(0, no_release())
             .at(0, refused(held(0, 0)))
-            .at(12, sampled(10, Some(other)))
+            .at(22, sampled(21, Some(other)))
             .at(500, What::Tick);
         assert_eq!(bench.names(), []);
     }
@@ -454,11 +513,13 @@ fn without_the_release_hook_other_bytes_are_not_taken_for_those_that_were_held()
         bench
             .at(0, no_release())
             .at(0, refused(full()))
-            .at(12, sampled(10, Some(answer(unacked_bytes))))
+            .at(22, sampled(21, Some(answer(unacked_bytes))))
             .at(45, What::Tick);
         bench.names()
     };
     assert_eq!(told(16406), [Name::StallOpened]);
+    // The end that has connected counts its SYN as acknowledged.
+    assert_eq!(told(16405), [Name::StallOpened]);
     assert_eq!(told(5000), []);
 }
 
@@ -595,6 +656,7 @@ fn what_a_timer_brought_up_is_told_with_the_name_of_its_process() {
                 comm: Some("nginx".to_owned()),
                 exe: None,
                 cgroup: None,
+                netns: None,
             },
         );
     assert_eq!(bench.names(), [], "nothing is told at the very moment");
@@ -659,6 +721,25 @@ fn a_full_buffer_with_nothing_unsent_is_a_stall_that_the_peers_ack_ends() {
     assert_eq!(stall.verdict, Verdict::SendBufferLimited);
     assert_eq!(stall.released[&ReleasePath::PeerAck], 1);
     assert_eq!(stall.held.bytes, Some(0));
+}
+
+/// An acknowledgement made room, and what the writer then queued waits in turn.
+#[test]
+fn a_record_that_waits_after_a_full_buffer_is_a_hold_of_its_own() {
+    let mut then = held(40, 65483);
+    then.socket.snd_una = Some(65483);
+    let mut bench = Bench::new();
+    bench
+        .at(0, refused(buffer_full(65483)))
+        .at(20, What::Tick)
+        .at(40, refused(then))
+        .at(41, released(65483 + 16406, ReleasePath::PeerAck))
+        .at(2000, What::Tick);
+    let stall = bench.stall(bench.events.len() - 1);
+    assert_eq!(stall.verdict, Verdict::SendBufferLimited);
+    assert_eq!(stall.released[&ReleasePath::PeerAck], 2);
+    assert_eq!(stall.totals.holds, 2);
+    assert!(!stall.totals.verdicts.contains_key(&Verdict::CorkedCompletedRecord));
 }
 
 #[test]
@@ -810,6 +891,107 @@ fn the_longer_bytes_wait_the_less_often_it_is_asked_about_them() {
     assert_eq!(polls(20_000, 30_000), 10);
 }
 
+/// Holds of 40 ms, one after the other, the first of them proven; questions about each but that.
+fn questions(holds: u64, of: impl Fn(u64, Hold) -> Hold) -> (Bench, Vec<usize>) {
+    let mut bench = Bench::new();
+    let questions = (0..holds).map(|number| {
+        let (ms, sent) = (number * 60, u32::try_from(number * 16406).unwrap());
+        let before = bench.polls;
+        bench
+            .at(ms, refused(of(number, held(ms, sent))))
+            .at(ms + 11, What::Tick);
+        if number == 0 {
+            bench.at(ms + 12, sampled(ms + 11, Some(corked_sample())));
+        }
+        bench
+            .at(ms + 30, What::Tick)
+            .at(ms + 40, released(sent + 16406, ReleasePath::PeerAck));
+        bench.polls - before
+    });
+    let questions = questions.collect();
+    (bench, questions)
+}
+
+#[test]
+fn the_longer_an_episode_repeats_what_is_proven_the_less_often_it_is_asked_about() {
+    let (bench, questions) = questions(400, |_, hold| hold);
+    assert!(bench.names().iter().all(|&name| name != Name::StallClosed));
+    assert_eq!(questions[..5], [1; 5]);
+    // Once a second in the end.
+    let last: usize = questions[300..].iter().sum();
+    assert!((5..=6).contains(&last), "{last}");
+}
+
+#[test]
+fn a_full_buffer_with_nothing_unsent_is_asked_about_each_time() {
+    let mut bench = Bench::new();
+    let mut asked = Vec::new();
+    for number in 0..200_u64 {
+        let ms = number * 60;
+        let full = buffer_full(u32::try_from((number + 1) * 65483).unwrap());
+        let answer = Sample {
+            notsent: Some(0),
+            packets_out: Some(1),
+            unacked_bytes: Some(65483),
+            bytes_sent: None,
+            wmem_queued: Some(2_626_560),
+            sndbuf: Some(2_626_560),
+            ..corked_sample()
+        };
+        let before = bench.polls;
+        bench
+            .at(ms, refused(full))
+            .at(ms + 11, What::Tick)
+            .at(ms + 12, sampled(ms + 11, Some(answer)))
+            .at(ms + 40, What::Tick);
+        asked.push(bench.polls - before);
+    }
+    assert_eq!(asked, [1; 200]);
+}
+
+#[test]
+fn a_hold_that_looks_otherwise_than_what_was_proven_is_asked_about_at_once() {
+    let (_, same) = questions(390, |_, hold| hold);
+    let unasked = same.iter().rposition(|&count| count == 0).unwrap();
+    let shut = |number, mut hold: Hold| {
+        if number == u64::try_from(unasked).unwrap() {
+            hold.socket.snd_wnd = Some(0);
+        }
+        hold
+    };
+    let (_, other) = questions(390, shut);
+    assert_eq!(other[unasked], 1);
+    assert_eq!(other[..unasked], same[..unasked]);
+}
+
+#[test]
+fn a_hold_that_lasts_longer_than_any_cadence_is_asked_about_like_any_other() {
+    let (mut bench, _) = questions(390, |_, hold| hold);
+    let (begun, sent) = (390 * 60, 390 * 16406);
+    let before = bench.polls;
+    bench.at(begun, refused(held(begun, sent)));
+    for ms in 0..1500 {
+        bench.at(begun + ms, What::Tick);
+    }
+    assert!((8..12).contains(&(bench.polls - before)), "{}", bench.polls - before);
+}
+
+#[test]
+fn where_no_hook_sees_bytes_leave_every_hold_is_asked_about() {
+    let mut bench = Bench::new();
+    bench.at(0, What::Hooks { see_releases: false });
+    let mut asked = 0;
+    for number in 0..200_u64 {
+        let (ms, sent) = (number * 60, u32::try_from(number * 16406).unwrap());
+        bench
+            .at(ms, refused(held(ms, sent)))
+            .at(ms + 21, What::Tick)
+            .at(ms + 22, sampled(ms + 21, Some(corked_sample())));
+        asked = bench.polls;
+    }
+    assert_eq!(asked, 200);
+}
+
 /// Raising the sysctl wakes no writer that sleeps: the hold at hand is still that of the gate it met.
 #[test]
 fn a_gate_that_was_opened_meanwhile_is_still_the_one_that_was_met() {
@@ -896,6 +1078,42 @@ fn a_socket_that_hung_before_the_hooks_came_is_found_by_asking() {
 }
 
 #[test]
+fn a_socket_that_no_hook_has_met_is_named_after_who_has_it_open() {
+    let mut bench = Bench::new();
+    bench.correlator = Correlator::new(Config {
+        asks_unhooked: true,
+        ..Config::default()
+    });
+    let hung = corked_sample();
+    let key = SocketKey::of_cookie(hung.cookie);
+    for ms in (0..=600).step_by(50) {
+        let what = What::Sampled {
+            key,
+            asked_ns: START + ms * MS,
+            sample: Some(Box::new(hung.clone())),
+        };
+        bench.at(ms, what);
+        if ms == 250 {
+            assert_eq!(bench.ownerless, [9349]);
+            let named = What::ProcessNamed {
+                key,
+                pid: 42,
+                comm: Some("nginx".to_owned()),
+                exe: None,
+                cgroup: None,
+                netns: None,
+            };
+            bench.at(ms, named);
+        }
+    }
+    assert_eq!(bench.names(), [Name::StallOpened]);
+    let process = bench.stall(0).process.as_ref().unwrap();
+    assert_eq!((process.pid, process.comm.as_deref()), (42, Some("nginx")));
+    // Once is enough.
+    assert_eq!(bench.ownerless, [9349]);
+}
+
+#[test]
 fn a_busy_socket_found_by_asking_is_left_to_the_hooks() {
     let mut bench = Bench::new();
     bench.correlator = Correlator::new(Config {
@@ -964,6 +1182,7 @@ fn the_process_is_named() {
         comm: Some("nginx".to_owned()),
         exe: Some("/usr/sbin/nginx".to_owned()),
         cgroup: Some("/system.slice/nginx.service".to_owned()),
+        netns: None,
     };
     bench
         .at(0, refused(held(0, 0)))
@@ -990,6 +1209,7 @@ fn processes_that_take_turns_on_a_socket_keep_their_names() {
         comm: Some(comm.to_owned()),
         exe: None,
         cgroup: None,
+        netns: None,
     };
     let mut bench = Bench::new();
     bench

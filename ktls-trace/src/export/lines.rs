@@ -6,9 +6,11 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, IsTerminal as _, Seek, SeekFrom, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Destination;
 use crate::{correlate::event::Event, report};
@@ -54,6 +56,8 @@ pub struct Keeping {
     pub old_files: u32,
     /// Whether each event is on the disk (`fdatasync`) before the next is written.
     pub sync: bool,
+    /// Whether a FIFO that nobody reads is an error at first, and not waited for.
+    pub at_once: bool,
 }
 
 /// An output.
@@ -123,7 +127,7 @@ impl Lines {
     /// If the file can't be opened for writing.
     pub fn file(path: &Path, format: Format, keeping: Keeping) -> Result<Self, Error> {
         let kept = Kept {
-            file: open(path)?,
+            file: open(path, keeping.at_once)?,
             path: path.to_owned(),
             keeping,
             stuck: false,
@@ -142,7 +146,7 @@ impl Lines {
     /// If that fails; the old file stays in use.
     pub fn reopen(&mut self) -> Result<(), Error> {
         if let Target::File(kept) = &mut self.target {
-            kept.file = open(&kept.path)?;
+            kept.file = open(&kept.path, false)?;
         }
         Ok(())
     }
@@ -172,7 +176,7 @@ impl Lines {
                 self.failing = false;
                 Written::Yes
             }
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Written::ReaderGone,
+            Err(error) if self.reader_is_gone(&error) => Written::ReaderGone,
             Err(error) => {
                 if std::mem::replace(&mut self.failing, true) {
                     Written::StillLost
@@ -186,6 +190,15 @@ impl Lines {
                 }
             }
         }
+    }
+}
+
+impl Lines {
+    /// Whether an error says that nobody reads any more: a pipe without a reader, or a terminal that was hung up.
+    fn reader_is_gone(&self, error: &io::Error) -> bool {
+        let hung_up = matches!(self.target, Target::Stdout(_))
+            && error.raw_os_error() == Some(libc::EIO);
+        hung_up || error.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
@@ -234,7 +247,7 @@ impl Kept {
         } else {
             fs::rename(&self.path, self.numbered(1))?;
         }
-        self.file = open(&self.path).map_err(|error| error.source)?;
+        self.file = open(&self.path, false).map_err(|error| error.source)?;
         Ok(())
     }
 
@@ -248,10 +261,19 @@ impl Kept {
 
 /// Opens a file for appending. A line that was cut short when its writer was killed is ended, so that it does not spoil
 /// the next one.
-fn open(path: &Path) -> Result<File, Error> {
-    let opened = OpenOptions::new().create(true).append(true).open(path);
+fn open(path: &Path, at_once: bool) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    if at_once {
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    let opened = options.open(path);
     opened
         .and_then(|mut file| {
+            if at_once {
+                // What is written may wait.
+                fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+            }
             if file.metadata()?.is_file() && ends_within_a_line(path)? {
                 file.write_all(b"\n")?;
             }
@@ -327,6 +349,30 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for_where_that_would_hold_a_run() {
+        let folder = folder("fifo");
+        let path = folder.join("events");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let keeping = Keeping {
+            at_once: true,
+            ..Keeping::default()
+        };
+        let open = || Lines::file(&path, Format::JsonLines, keeping);
+        let error = open().unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .unwrap();
+        assert!(matches!(open().unwrap().write(&event()), Written::Yes));
+        let mut line = [0; 9];
+        io::Read::read_exact(&mut reader, &mut line).unwrap();
+        assert_eq!(&line, b"{\"schema\"");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn a_full_disk_loses_whole_lines_and_says_so_once() {
         let mut lines = lines(Path::new("/dev/full"), Keeping::default());
         assert!(matches!(lines.write(&event()), Written::Lost(why) if why.contains("/dev/full")));
@@ -356,6 +402,7 @@ mod tests {
             rotate_bytes: Some(300),
             old_files: 2,
             sync: true,
+            at_once: false,
         };
         let mut lines = lines(&path, keeping);
         for _ in 0..20 {
@@ -384,6 +431,7 @@ mod tests {
             rotate_bytes: Some(1),
             old_files: 1,
             sync: false,
+            at_once: false,
         };
         let mut lines = lines(&path, keeping);
         for _ in 0..3 {

@@ -166,9 +166,10 @@ impl Outlets {
             .collect::<Result<_, _>>()?;
         // So that what goes on in the same file stays in order.
         self.flush();
-        let replaced = std::mem::replace(&mut self.each, fresh).into_iter();
-        self.replaced
-            .extend(replaced.map(|outlet| (outlet.place, outlet.shared)));
+        for outlet in std::mem::replace(&mut self.each, fresh) {
+            outlet.shared.replaced.store(true, Ordering::Release);
+            self.replaced.push((outlet.place, outlet.shared));
+        }
         Ok(())
     }
 
@@ -321,7 +322,7 @@ struct Outlet {
 struct Shared {
     /// Events lost.
     lost: AtomicU64,
-    /// Whether the queue had no room for the last event.
+    /// Whether the queue had no room for an event, and has not become half empty since.
     full: AtomicBool,
     /// Events in the queue, and the one that is being written.
     events: AtomicUsize,
@@ -329,6 +330,8 @@ struct Shared {
     holds: AtomicUsize,
     /// Whether it is to be opened anew.
     reopen: AtomicBool,
+    /// Whether events go elsewhere by now.
+    replaced: AtomicBool,
 }
 
 /// What a destination is told.
@@ -389,7 +392,10 @@ impl Outlet {
         loop {
             match self.orders.try_send(order) {
                 Ok(()) => {
-                    self.shared.full.store(false, Ordering::Relaxed);
+                    // Not at the first room: one that is merely too slow has some now and then.
+                    if self.shared.events.load(Ordering::Relaxed) < QUEUE / 2 {
+                        self.shared.full.store(false, Ordering::Relaxed);
+                    }
                     return;
                 }
                 Err(TrySendError::Full(back)) if until.is_some_and(|end| Instant::now() < end) => {
@@ -478,7 +484,14 @@ fn serve(
                         shared.lost.fetch_add(1, Ordering::Relaxed);
                     }
                     Written::ReaderGone => {
-                        say(Report::ReaderGone(destination.place()));
+                        if shared.replaced.load(Ordering::Acquire) {
+                            // Nobody minds that it is gone, but what it still had is lost.
+                            let left = shared.events.swap(0, Ordering::Relaxed) + 1;
+                            let left = u64::try_from(left).unwrap_or(u64::MAX);
+                            shared.lost.fetch_add(left, Ordering::Relaxed);
+                        } else {
+                            say(Report::ReaderGone(destination.place()));
+                        }
                         return;
                     }
                 }

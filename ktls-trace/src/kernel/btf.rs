@@ -6,8 +6,8 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    fs::{self, File},
-    io::Write as _,
+    fs::File,
+    io::{Read as _, Write as _},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
@@ -22,6 +22,26 @@ use super::{
 
 /// Folder of the kernel's BTF.
 pub const DIRECTORY: &str = "/sys/kernel/btf";
+
+/// Structures whose members are asked for. One that is missing here takes a walk through all types of its own.
+const STRUCTURES: [&str; 14] = [
+    "sock",
+    "net",
+    "inet_connection_sock",
+    "tcp_ulp_ops",
+    "tcp_sock",
+    "tls_context",
+    "tls_sw_context_tx",
+    "tls_rec",
+    "msghdr",
+    "sk_buff",
+    "tcp_skb_cb",
+    "task_struct",
+    "nsproxy",
+    "uts_namespace",
+];
+/// How much of the kernel's BTF is copied at once.
+const PART_BYTES: usize = 128 * 1024;
 
 /// Why no layout could be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +100,7 @@ pub fn read(directory: &Path, without: &Without) -> Result<Resolved, Error> {
     } else {
         None
     };
-    let ids = RefCell::default();
+    let ids = RefCell::new(ids_of_known(&vmlinux));
     let types = Types { vmlinux, tls, ids };
     Ok(resolve(&Reduced { types, without }))
 }
@@ -91,7 +111,13 @@ fn map(path: &Path) -> Result<Btf, btf_rs::Error> {
         let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
         let copy = nix::sys::memfd::memfd_create(c"btf", flags).map_err(std::io::Error::from)?;
         let mut copy = File::from(copy);
-        copy.write_all(&fs::read(path)?)?;
+        let mut types = File::open(path)?;
+        // The kernel gives a page at a time. A part of the size of a cache spares fresh memory for the whole.
+        let mut part = Vec::with_capacity(PART_BYTES);
+        while types.by_ref().take(PART_BYTES as u64).read_to_end(&mut part)? > 0 {
+            copy.write_all(&part)?;
+            part.clear();
+        }
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
         Btf::from_file_with_backend(path, Backend::Mmap)
     })
@@ -298,6 +324,26 @@ impl Types {
             .or_insert_with(|| self.vmlinux.resolve_ids_by_name(name).unwrap_or_default())
             .clone()
     }
+}
+
+/// The kernel's own structures and functions that are asked for anyway, by name, from one walk through all types.
+fn ids_of_known(vmlinux: &Btf) -> HashMap<String, Vec<u32>> {
+    let names = STRUCTURES.iter().chain(HOOKED);
+    let mut ids: HashMap<_, _> = names.map(|&name| (name.to_owned(), Vec::new())).collect();
+    let (first, last) = vmlinux.base().type_id_range();
+    for id in first..=last {
+        let name = match vmlinux.resolve_type_by_id(id) {
+            Ok(Type::Struct(found)) => vmlinux.resolve_name(&found),
+            Ok(Type::Func(found)) => vmlinux.resolve_name(&found),
+            _ => continue,
+        };
+        if let Ok(name) = name
+            && let Some(ids) = ids.get_mut(&name)
+        {
+            ids.push(id);
+        }
+    }
+    ids
 }
 
 /// The numbers of a module's own types of that name, without the kernel's: those are walked through once for each name.

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod modules;
 pub mod namespaces;
 pub mod netns;
+pub(crate) mod owners;
 pub mod plan;
 pub mod symbols;
 pub mod sysctl;

@@ -114,6 +114,9 @@ pub enum What {
         exe: Option<String>,
         /// Its control group.
         cgroup: Option<String>,
+        /// The network namespace that it lives in, not in recordings of early builds: its socket may be in another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        netns: Option<u32>,
     },
     /// Hooks were attached.
     Hooks {
@@ -150,8 +153,13 @@ pub struct Process {
 impl Process {
     /// Whether it is one of the kernel's own, which hands on what a process wrote (`tx_work_handler`).
     pub fn is_kernel_worker(&self) -> bool {
-        self.thread.starts_with("kworker/")
+        names_kernel_worker(&self.thread)
     }
+}
+
+/// Whether a thread of that name is one of the kernel's own workers.
+pub fn names_kernel_worker(name: &str) -> bool {
+    name.starts_with("kworker/")
 }
 
 /// A socket whose bytes wait, and how they came there.
@@ -432,7 +440,7 @@ pub struct Sample {
     pub lost: Option<u32>,
     /// `tcpi_retrans` in segments.
     pub retrans: Option<u32>,
-    /// `tcpi_bytes_sent`: bytes sent so far, retransmissions included.
+    /// Bytes sent so far: `tcpi_bytes_sent` without `tcpi_bytes_retrans` (with them in recordings of early builds).
     pub bytes_sent: Option<u64>,
     /// `sk_wmem_queued` in bytes of memory.
     pub wmem_queued: Option<u32>,

@@ -1,6 +1,7 @@
 //! Events, snapshots and findings for people; their schema, too.
 
 pub mod confirm;
+pub mod html;
 pub mod snapshot;
 pub mod tables;
 pub mod text;

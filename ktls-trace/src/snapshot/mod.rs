@@ -1,11 +1,10 @@
 //! `sock_diag` asked once or twice about every kTLS socket: what it does, and its verdict as far as polls can
 //! tell. Nothing is loaded into the kernel.
 //!
-//! [`kernel::namespaces`](crate::kernel::namespaces) finds where to ask, [`rates`] and [`verdict`] compare the two answers, [`owners`] finds the
+//! [`kernel::namespaces`](crate::kernel::namespaces) finds where to ask, [`rates`] and [`verdict`] compare the two answers, [`owners`](crate::kernel::owners) finds the
 //! processes, and [`document`] is what is handed out.
 
 pub mod document;
-mod owners;
 pub mod rates;
 pub mod verdict;
 
@@ -17,7 +16,6 @@ use std::{
 
 use caps::Capability;
 use document::{NamespaceInfo, Snapshot, SocketReport};
-use owners::Owners;
 use rates::Rates;
 
 use crate::{
@@ -25,6 +23,7 @@ use crate::{
     kernel::{
         capabilities, facts, modules,
         namespaces::{self, Entry, Found, Namespace, Which},
+        owners::{self, Owners},
     },
     sockdiag::{self, Dump, SockDiag, SocketSample, Wanted},
     watch::{clock, process},

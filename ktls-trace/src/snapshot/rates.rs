@@ -67,7 +67,7 @@ impl Rates {
 
 /// Bytes sent, each counted once.
 fn sent_once(info: &TcpInfo) -> Option<u64> {
-    info.bytes_sent?.checked_sub(info.bytes_retrans?)
+    info.bytes_sent_once()
 }
 
 /// By how much a counter has grown.

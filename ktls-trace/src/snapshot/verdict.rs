@@ -38,7 +38,7 @@ pub enum Activity {
     Stalled,
     /// Bytes move, but something holds them back.
     Slow,
-    /// Bytes wait, and there is only one answer: whether they move is not known.
+    /// Bytes wait, and there is only one answer: whether they move is not known; or segments are in flight and nothing waits behind them.
     Waiting,
     /// Bytes move.
     Flowing,

@@ -134,14 +134,19 @@ impl TcpInfo {
     /// Bytes TCP has taken from the writer since the connection began: those sent once and those not sent
     /// yet. `None` where the kernel does not tell all three parts (before 4.19).
     pub fn bytes_accepted(&self) -> Option<u64> {
-        let sent_once = self.bytes_sent?.checked_sub(self.bytes_retrans?)?;
-        sent_once.checked_add(self.notsent_bytes?.into())
+        self.bytes_sent_once()?
+            .checked_add(self.notsent_bytes?.into())
     }
 
-    /// Bytes sent and not acknowledged. `None` as for [`Self::bytes_accepted`].
+    /// Bytes sent, ever, without retransmissions. `None` as for [`Self::bytes_accepted`].
+    pub fn bytes_sent_once(&self) -> Option<u64> {
+        self.bytes_sent?.checked_sub(self.bytes_retrans?)
+    }
+
+    /// Bytes sent and not acknowledged. `None` as for [`Self::bytes_accepted`]. One too few on the end that has connected: there
+    /// the SYN counts as acknowledged (`tcp_snd_una_update`), but not as sent.
     pub fn bytes_in_flight(&self) -> Option<u64> {
-        let sent_once = self.bytes_sent?.checked_sub(self.bytes_retrans?)?;
-        Some(sent_once.saturating_sub(self.bytes_acked?))
+        Some(self.bytes_sent_once()?.saturating_sub(self.bytes_acked?))
     }
 }
 
@@ -182,6 +187,7 @@ mod tests {
             bytes_acked: Some(1500),
             ..TcpInfo::default()
         };
+        assert_eq!(info.bytes_sent_once(), Some(2000));
         assert_eq!(info.bytes_accepted(), Some(2500));
         assert_eq!(info.bytes_in_flight(), Some(500));
     }

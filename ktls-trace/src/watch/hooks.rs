@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::session::{Options, Session};
+use super::session::{Options, Session, losses_of};
 use crate::{
     correlate::event::Name,
     kernel::{
@@ -46,6 +46,8 @@ pub(super) struct Hooks {
     pub(super) armed: bool,
     /// Which hooks are attached, and when; a reload does not change it.
     pub(super) probes: Probes,
+    /// What these programs have lost and was told, by place: others begin to count anew.
+    pub(super) lost: HashMap<&'static str, u64>,
 }
 
 impl Hooks {
@@ -114,6 +116,7 @@ fn attach(options: &Options, facts: &Facts, plan: &Plan) -> Result<Hooks, probe:
         of_module: modules::tls_is_loaded(),
         armed: false,
         probes: probe_options.probes,
+        lost: HashMap::new(),
     })
 }
 
@@ -254,6 +257,7 @@ impl Session<'_> {
         let facts = Facts::for_hooks(&self.options.btf, &self.options.without);
         self.plan = Plan::new(&facts, &self.options.without.functions);
         self.mode = observe_how(&self.options, &facts, &self.plan);
+        self.losses = losses_of(&self.options, &self.mode);
         self.give_up_capabilities();
         if let Some(recorder) = &mut self.control.recorder {
             recorder.kernel(KernelFacts::new(&facts, &self.plan));

@@ -18,6 +18,7 @@ use crate::{
     kernel::{
         namespaces::{self, Entry, Namespace, Which},
         netns,
+        owners::{self, Owners},
     },
     observe::{Sample, SocketKey, Timer, Tls},
     sockdiag::{self, Dump, SockDiag, SocketId, SocketSample, TcpState, TimerKind, Wanted},
@@ -49,6 +50,8 @@ pub(super) enum Answer {
     },
     /// It could not be asked.
     Failed(String),
+    /// Processes that have sockets open.
+    Owners(Vec<(SocketKey, u32)>),
     /// Nobody to ask: the socket is in a network namespace that can't be entered.
     NotAsked,
 }
@@ -61,6 +64,8 @@ enum Order {
     Dump,
     /// Look there from now on.
     Look(Look),
+    /// Look for the process that has the socket with this inode number open.
+    FindOwner(SocketKey, u32),
 }
 
 /// Where dumps look, and how often.
@@ -70,6 +75,8 @@ struct Look {
     which: Which,
     /// Only at sockets with this port; 0: any.
     port: u16,
+    /// Only at sockets that this process has open; 0: any.
+    pid: u32,
     /// How often.
     period: Duration,
 }
@@ -80,6 +87,7 @@ impl Look {
         Self {
             which: options.netns.clone(),
             port: u16::try_from(options.filter.port).unwrap_or(0),
+            pid: options.filter.tgid,
             period: Duration::from_nanos(options.correlate.poll_interval_ns),
         }
     }
@@ -163,6 +171,11 @@ impl Poller {
         self.order(Order::Dump);
     }
 
+    /// Looks for the process that has a socket open.
+    pub(super) fn find_owner(&self, key: SocketKey, inode: u32) {
+        self.order(Order::FindOwner(key, inode));
+    }
+
     /// Goes by other options from now on.
     pub(super) fn go_by(&self, options: &Options) {
         self.order(Order::Look(Look::new(options)));
@@ -193,6 +206,35 @@ struct Elsewhere {
     socket: SockDiag,
     /// When it was last asked.
     used: Instant,
+}
+
+/// A search for the owners of sockets, in a thread of its own: it looks at all open files.
+struct Search {
+    /// The sockets, by their inode numbers.
+    sockets: Vec<(SocketKey, u32)>,
+    /// The thread.
+    found: JoinHandle<Owners>,
+}
+
+impl Search {
+    /// Begins to look.
+    fn begin(sockets: Vec<(SocketKey, u32)>) -> Self {
+        let inodes: HashSet<_> = sockets.iter().map(|&(_, inode)| inode).collect();
+        let found = tokio::task::spawn_blocking(move || owners::find(&inodes));
+        Self { sockets, found }
+    }
+}
+
+/// What was found; waits for ever if nothing is looked for.
+async fn found(search: &mut Option<Search>) -> Vec<(SocketKey, u32)> {
+    let Some(Search { sockets, found }) = search else {
+        return std::future::pending().await;
+    };
+    let owners = found.await.unwrap_or_default();
+    let owned = sockets
+        .iter()
+        .filter_map(|&(key, inode)| Some((key, *owners.of(inode).first()?)));
+    owned.collect()
 }
 
 /// The state of the task.
@@ -228,7 +270,12 @@ impl Worker {
         let mut ticker = self.ticker();
         let mut let_go = interval(NAMESPACE_KEPT);
         let_go.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ownerless = Vec::new();
+        let mut search = None;
         loop {
+            if search.is_none() && !ownerless.is_empty() {
+                search = Some(Search::begin(std::mem::take(&mut ownerless)));
+            }
             tokio::select! {
                 poll = asked.recv() => {
                     let Some(poll) = poll else {
@@ -246,12 +293,19 @@ impl Worker {
                         }
                     }
                     Order::Dump => dump = true,
+                    Order::FindOwner(key, inode) => ownerless.push((key, inode)),
                     Order::Look(look) => {
                         self.look = look;
                         self.places_found = None;
                         ticker = self.ticker();
                     }
                 },
+                owners = found(&mut search) => {
+                    search = None;
+                    if self.answers.send(Answer::Owners(owners)).await.is_err() {
+                        return;
+                    }
+                }
                 _ = let_go.tick(), if !self.others.is_empty() => {
                     self.others.retain(|_, elsewhere| elsewhere.used.elapsed() < NAMESPACE_KEPT);
                 }
@@ -395,12 +449,17 @@ impl Worker {
     /// Asks about all kTLS sockets: what is told of are those whose bytes wait, or waited the last time.
     async fn dump(&mut self) -> Vec<Answer> {
         self.find_places();
-        let port = self.look.port;
+        let Look { port, pid, .. } = self.look;
+        let owned = (pid != 0).then(|| owners::sockets_of(pid));
         let before = std::mem::take(&mut self.seen);
         let waits = |sample: &SocketSample| sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
         let takes = |sample: &SocketSample| {
-            let here = port == 0 || sample.has_port(port);
-            sample.is_ktls() && here && (waits(sample) || before.contains(&sample.cookie))
+            let owned = owned.as_ref().is_none_or(|inodes| {
+                sample.inode.is_some_and(|inode| inodes.contains(&inode))
+            });
+            let here = owned && (port == 0 || sample.has_port(port));
+            // One that is known is followed to its end, also if another port is asked for by now.
+            sample.is_ktls() && (before.contains(&sample.cookie) || (here && waits(sample)))
         };
         let mut gone = before.clone();
         let mut answers = Vec::new();
@@ -510,7 +569,7 @@ pub(crate) fn sample_of(sample: &SocketSample) -> Sample {
         retransmits: sample.tcp.retransmits.map(u32::from),
         lost: sample.tcp.lost,
         retrans: sample.tcp.retrans,
-        bytes_sent: sample.tcp.bytes_sent,
+        bytes_sent: sample.tcp.bytes_sent_once().or(sample.tcp.bytes_sent),
         wmem_queued: sample.mem.as_ref().and_then(|mem| mem.wmem_queued),
         sndbuf: sample.mem.as_ref().and_then(|mem| mem.sndbuf),
         timer: sample.timer.map(timer_of),

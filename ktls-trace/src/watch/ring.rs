@@ -1,7 +1,10 @@
 //! What the programs tell, taken from their ring buffer, and what they are told in return.
 
+use std::path::Path;
+
 use super::{clock, hooks::Mode, process, session::Session};
 use crate::{
+    kernel::netns,
     observe::{Observation, SocketKey, What},
     probe,
 };
@@ -54,10 +57,10 @@ impl Session<'_> {
                 hooks.suspects.insert(key, (decoded.sk, decoded.generation));
             }
             let pid = match &observation.what {
-                What::Refused { process, .. } => Some(process.pid),
-                What::PersistFired { hold, .. } | What::RetransmitTimeout { hold, .. } => {
-                    hold.writer_pid
-                }
+                What::Refused { process, .. } if !process.is_kernel_worker() => Some(process.pid),
+                What::Refused { hold, .. }
+                | What::PersistFired { hold, .. }
+                | What::RetransmitTimeout { hold, .. } => hold.writer_pid,
                 _ => None,
             };
             self.take(&observation);
@@ -70,8 +73,10 @@ impl Session<'_> {
 
     /// Looks up a process once for a socket. It is named at the moment it was seen: a later one would
     /// run ahead of what still waits in the ring buffer.
-    fn name(&mut self, key: SocketKey, pid: u32, at_ns: u64) {
-        if self.named.insert((key, pid)) {
+    pub(super) fn name(&mut self, key: SocketKey, pid: u32, at_ns: u64) {
+        let pids = self.named.entry(key).or_default();
+        if !pids.contains(&pid) {
+            pids.push(pid);
             let (comm, exe, cgroup) = (process::comm(pid), process::exe(pid), process::cgroup(pid));
             let what = What::ProcessNamed {
                 key,
@@ -79,6 +84,7 @@ impl Session<'_> {
                 comm,
                 exe,
                 cgroup,
+                netns: netns::inode(Path::new(&format!("/proc/{pid}/ns/net"))).ok(),
             };
             self.take(&Observation { at_ns, what });
         }

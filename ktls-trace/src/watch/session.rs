@@ -1,7 +1,7 @@
 //! One run of the daemon, from looking at the kernel to the last event.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     time::Duration,
 };
@@ -117,12 +117,14 @@ pub(super) struct Session<'a> {
     pub(super) poller: Poller,
     /// Where events go.
     pub(super) exports: Exports,
-    /// Sockets whose process was looked up.
-    pub(super) named: HashSet<(SocketKey, u32)>,
+    /// Processes that were looked up, by socket.
+    pub(super) named: HashMap<SocketKey, Vec<u32>>,
     /// Losses told so far.
     pub(super) lost: BTreeMap<&'static str, u64>,
     /// Questions to `sock_diag` that failed and were not told yet.
     pub(super) unanswered: u64,
+    /// Why one failed, as it was said last.
+    unanswered_why: Option<String>,
     /// The reader of the output is gone.
     pub(super) reader_gone: bool,
     /// Sockets that the correlator has forgotten and the programs have not.
@@ -206,9 +208,10 @@ pub async fn run_within(
         plan,
         poller,
         exports,
-        named: HashSet::new(),
+        named: HashMap::new(),
         lost: BTreeMap::new(),
         unanswered: 0,
+        unanswered_why: None,
         reader_gone: false,
         forgotten: Vec::new(),
         calm: Calm::default(),
@@ -229,7 +232,7 @@ pub async fn run_within(
 }
 
 /// What missing capabilities cost.
-fn losses_of(options: &Options, mode: &Mode) -> Vec<String> {
+pub(super) fn losses_of(options: &Options, mode: &Mode) -> Vec<String> {
     let hides_addresses = !matches!(mode, Mode::Polling(_)) && !addresses_are_shown();
     let failed = match mode {
         Mode::Hooks(hooks) => !hooks.attached.failed.is_empty(),
@@ -303,7 +306,8 @@ impl Session<'_> {
                     self.drain();
                     self.answered(answer);
                 }
-                () = std::future::ready(()), if self.behind_ns.is_some() => self.drain(),
+                // Not at once: signals, timers and tasks have their turn only when the runtime has.
+                () = tokio::task::yield_now(), if self.behind_ns.is_some() => self.drain(),
                 wish = self.exports.wish() => self.grant(wish),
                 () = sleep_until(housekeeping) => {
                     if clock <= housekeeping && self.behind_ns.is_none() {
@@ -345,8 +349,9 @@ impl Session<'_> {
             }
             Output::HoldEnded(hold) => self.exports.hold_ended(&hold),
             Output::Poll(poll) => self.poller.ask(poll),
+            Output::FindOwner { key, inode } => self.poller.find_owner(key, inode),
             Output::Forget(key) => {
-                self.named.retain(|&(named, _)| named != key);
+                self.named.remove(&key);
                 self.forgotten.push(key);
                 self.clear_forgotten();
             }
@@ -372,8 +377,20 @@ impl Session<'_> {
                 });
             }
             Answer::Failed(error) => {
-                tracing::debug!("sock_diag: {error}");
+                // Not each time: it is asked many times a second.
+                if self.unanswered_why.as_ref() != Some(&error) {
+                    tracing::warn!("sock_diag: {error}");
+                    self.unanswered_why = Some(error);
+                }
                 self.unanswered += 1;
+            }
+            Answer::Owners(owners) => {
+                let at_ns = clock::monotonic_ns();
+                for (key, pid) in owners {
+                    if self.correlator.is_watched(key) {
+                        self.name(key, pid, at_ns);
+                    }
+                }
             }
             Answer::NotAsked => {}
         }
@@ -418,10 +435,14 @@ impl Session<'_> {
                 if let Some(log) = &mut hooks.probe.log {
                     log.get_mut().flush();
                 }
+                let mut fresh = Vec::new();
                 for (place, total) in hooks.probe.lost() {
-                    let told = self.lost.get(place).copied().unwrap_or(0);
-                    if total > told {
-                        self.tell_lost(place, total - told);
+                    let told = hooks.lost.insert(place, total).unwrap_or(0);
+                    fresh.push((place, total.saturating_sub(told)));
+                }
+                for (place, count) in fresh {
+                    if count > 0 {
+                        self.tell_lost(place, count);
                     }
                 }
                 self.disarm_when_calm();

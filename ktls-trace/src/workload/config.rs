@@ -57,16 +57,18 @@ pub struct Config {
     pub chunk: Option<u64>,
     /// Time between connecting and the first byte, for a tracer to attach.
     pub hold: Duration,
-    /// Address that the sender listens on; `None`: the loopback's.
+    /// Address that is listened on; `None`: the loopback's.
     pub address: Option<IpAddr>,
-    /// Network namespace that the receivers connect from, as a path; `None`: the sender's.
+    /// Network namespace of the ends that connect, as a path; `None`: the same.
     pub receiver_netns: Option<PathBuf>,
     /// Connect over `::1` and not `127.0.0.1`.
     pub ipv6: bool,
     /// Connect over `::ffff:127.0.0.1`: IPv6 sockets with IPv4 underneath, as a dual-stack listener has them.
     pub ipv4_mapped: bool,
-    /// Port the sender listens on; 0 takes an ephemeral one.
+    /// Port that is listened on; 0 takes an ephemeral one.
     pub port: u16,
+    /// The sender connects, as a client that uploads does, and the receiver listens.
+    pub upload: bool,
 }
 
 impl Default for Config {
@@ -98,6 +100,7 @@ impl Default for Config {
             ipv6: false,
             ipv4_mapped: false,
             port: 0,
+            upload: false,
         }
     }
 }

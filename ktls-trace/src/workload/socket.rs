@@ -1,11 +1,11 @@
 //! Connects the two ends of one connection and sets their options. The sender is the end that accepts,
-//! as a web server is.
+//! as a web server is, unless it is to upload.
 
 use std::{
     fs::File,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
     thread,
 };
@@ -58,11 +58,11 @@ sockopt_impl!(
 /// The two ends of one connection.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// The end that sends; it accepted.
+    /// The end that sends.
     pub(super) sender: TcpStream,
     /// The sender's address.
     pub(super) src: SocketAddr,
-    /// The end that receives; it connected.
+    /// The end that receives.
     pub(super) receiver: TcpStream,
     /// The receiver's address.
     pub(super) dst: SocketAddr,
@@ -105,7 +105,7 @@ fn stream_in(netns: &Path, family: AddressFamily) -> io::Result<OwnedFd> {
     })
 }
 
-/// Connects a receiver to the listener, accepts the sender and sets the sender's options, TLS excepted.
+/// Connects to the listener, accepts, and sets the sender's options, TLS excepted.
 pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pair, Error> {
     let address = listener.local_addr().map_err(|source| Error::Resource {
         what: "address of the listener",
@@ -118,7 +118,7 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     } else {
         AddressFamily::Inet
     };
-    let receiver = match &config.receiver_netns {
+    let connecting = match &config.receiver_netns {
         None => stream(family).map_err(|e| failed(e.into()))?,
         Some(path) => stream_in(path, family).map_err(|source| Error::Netns {
             path: path.clone(),
@@ -127,7 +127,7 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     };
     // Before connect: the SYN carries the MSS and decides the window's scale.
     if let Some(mss) = config.mss {
-        set(&receiver, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
+        set(&connecting, sockopt::TcpMaxSeg, "TCP_MAXSEG", mss)?;
     }
     let rcvbuf = match config.receiver {
         Receiver::Stop { .. } => Some(config.rcvbuf.unwrap_or(STOPPED_RCVBUF)),
@@ -135,40 +135,63 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
     };
     if let Some(bytes) = rcvbuf {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        set(&receiver, sockopt::RcvBuf, "SO_RCVBUF", bytes)?;
+        // What is accepted has what its listener has.
+        let receiving = if config.upload {
+            listener.as_fd()
+        } else {
+            connecting.as_fd()
+        };
+        set(&receiving, sockopt::RcvBuf, "SO_RCVBUF", bytes)?;
     }
-    connect(receiver.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|e| failed(e.into()))?;
-    let receiver = TcpStream::from(receiver);
-    let dst = receiver.local_addr().map_err(failed)?;
+    connect(connecting.as_raw_fd(), &SockaddrStorage::from(address))
+        .map_err(|e| failed(e.into()))?;
+    let connecting = TcpStream::from(connecting);
+    let from = connecting.local_addr().map_err(failed)?;
 
-    // Another process may have connected to the port meanwhile: take only our own receiver.
-    let (sender, src) = loop {
-        let (sender, peer) = listener.accept().map_err(failed)?;
-        if peer == dst {
-            let src = sender.local_addr().map_err(failed)?;
-            break (sender, src);
+    // Another process may have connected to the port meanwhile: take only our own end.
+    let (accepted, to) = loop {
+        let (accepted, peer) = listener.accept().map_err(failed)?;
+        if peer == from {
+            let to = accepted.local_addr().map_err(failed)?;
+            break (accepted, to);
         }
     };
+    let pair = if config.upload {
+        Pair {
+            sender: connecting,
+            src: from,
+            receiver: accepted,
+            dst: to,
+        }
+    } else {
+        Pair {
+            sender: accepted,
+            src: to,
+            receiver: connecting,
+            dst: from,
+        }
+    };
+    let sender = &pair.sender;
 
     if let Some(lowat) = config.notsent_lowat {
-        set(&sender, TcpNotsentLowat, "TCP_NOTSENT_LOWAT", lowat)?;
+        set(sender, TcpNotsentLowat, "TCP_NOTSENT_LOWAT", lowat)?;
     }
     if let Some(sndbuf) = config.sndbuf {
         set(
-            &sender,
+            sender,
             sockopt::SndBuf,
             "SO_SNDBUF",
             usize::try_from(sndbuf).unwrap_or(usize::MAX),
         )?;
     }
     if config.cork {
-        set(&sender, TcpCork, "TCP_CORK", true)?;
+        set(sender, TcpCork, "TCP_CORK", true)?;
     }
     if config.nodelay {
-        set(&sender, sockopt::TcpNoDelay, "TCP_NODELAY", true)?;
+        set(sender, sockopt::TcpNoDelay, "TCP_NODELAY", true)?;
     }
     if let Some(rate) = config.pacing_rate {
-        set(&sender, MaxPacingRate, "SO_MAX_PACING_RATE", rate)?;
+        set(sender, MaxPacingRate, "SO_MAX_PACING_RATE", rate)?;
     }
     if config.nonblocking {
         sender
@@ -178,12 +201,7 @@ pub(super) fn connect_pair(listener: &TcpListener, config: &Config) -> Result<Pa
                 source,
             })?;
     }
-    Ok(Pair {
-        sender,
-        src,
-        receiver,
-        dst,
-    })
+    Ok(pair)
 }
 
 /// What the kernel says of a sender, read while it may be blocked in a send.

@@ -50,12 +50,30 @@ fn every_byte_asked_for_arrives() {
 }
 
 #[test]
+fn a_sender_that_connects_sends_to_the_port_that_is_listened_on() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let config = Config {
+        bytes: Some(1_000_001),
+        upload: true,
+        port,
+        ..plain()
+    };
+    let report = run_now(&config);
+    assert!(report.connections[0].finished);
+    assert_eq!(report.connections[0].dst, format!("127.0.0.1:{port}"));
+    assert_eq!(report.bytes_received, 1_000_001);
+}
+
+#[test]
 fn the_limit_ends_a_send_that_nobody_reads() {
-    for nonblocking in [false, true] {
+    for (nonblocking, upload) in [(false, false), (true, false), (false, true)] {
         let config = Config {
             receiver: Receiver::Stop { after_bytes: 4096 },
             duration: Duration::from_millis(1300),
             nonblocking,
+            upload,
             ..plain()
         };
         let report = run_now(&config);

@@ -68,13 +68,18 @@ impl Watched {
                 .and_then(|facts| facts.socket.snd_nxt);
             before.is_none() || before != hold.socket.snd_nxt
         });
+        let bytes = hold.socket.notsent();
+        let waits_anew = bytes.is_some_and(|bytes| bytes > 0)
+            && self.holding.as_ref().is_some_and(|holding| holding.bytes == Some(0));
         if moved {
             // Its release was lost, or is yet to come and will find nothing to end.
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);
+        } else if waits_anew {
+            // An acknowledgement made room for what waits now.
+            self.hold_ended(at_ns, ReleasePath::PeerAck, context, changes);
         }
         // Not before: what sock_diag alone had seen is judged by the threshold for that.
         self.hooked = true;
-        let bytes = hold.socket.notsent();
         // Without unsent bytes there is a stall only if a writer waits all the same, or would have to.
         let no_room = hold.socket.buffer_is_full() == Some(true);
         if bytes == Some(0) && refused.is_none() && !no_room {
@@ -137,7 +142,7 @@ impl Watched {
             self.closing_ns.get_or_insert(at_ns);
         }
         if !self.hooked {
-            self.sampled_alone(at_ns, sample, context, changes);
+            self.sampled_alone(at_ns, asked_ns, sample, context, changes);
             return;
         }
         let Some(holding) = &mut self.holding else {
@@ -153,11 +158,18 @@ impl Watched {
             // A socket that is past its states with a queue (TIME_WAIT) has none to tell of.
             sample.notsent.unwrap_or(0) == 0
         };
-        if left || (!context.see_releases && holding.is_of_other_bytes(sample)) {
+        // Of a hook that sees bytes leave, what it told may be lost.
+        let others = if context.see_releases {
+            holding.has_left(sample)
+        } else {
+            holding.is_of_other_bytes(sample)
+        };
+        if left || others {
             holding.contradicted_ns.get_or_insert(at_ns);
         } else {
             holding.contradicted_ns = None;
             holding.sample = Some(sample.clone());
+            holding.asked_ns = asked_ns;
             holding.judged = false;
         }
     }
@@ -167,6 +179,7 @@ impl Watched {
     pub(super) fn sampled_alone(
         &mut self,
         at_ns: u64,
+        asked_ns: u64,
         sample: &Sample,
         context: &mut Context,
         changes: &mut Vec<Change>,
@@ -199,11 +212,13 @@ impl Watched {
                 };
                 holding.bytes = sample.notsent;
                 holding.sample = Some(sample.clone());
+                holding.asked_ns = asked_ns;
                 holding.judged = false;
             }
             None => {
                 self.holding = Some(Holding {
                     sample: Some(sample.clone()),
+                    asked_ns,
                     bytes: sample.notsent,
                     untimed_answers: u32::from(untimed),
                     ..Holding::since(at_ns, at_ns)

@@ -6,17 +6,22 @@ use crate::correlate::{
     episode::Episode,
     event::Name,
     holding::Holding,
-    rules::{Finding, Verdict},
+    rules::{Confidence, Finding, Verdict},
 };
 
 /// How long a socket that no hook has met has to stand still: longer than any cadence.
 const UNHOOKED_NS: u64 = 500_000_000;
 /// How long an answer of `sock_diag` is waited for before an episode is opened without it.
 const ANSWER_NS: u64 = 10_000_000;
-/// The longest time between two questions about bytes that go on waiting.
+/// The longest time between two questions about what goes on.
 const SELDOM_NS: u64 = 1_000_000_000;
 /// Updates that tell of a gate or cadence are at least this far apart.
 const UPDATE_NS: u64 = 1_000_000_000;
+
+/// The pause between two questions about what has gone on for so long.
+fn growing_ns(lasted_ns: u64) -> u64 {
+    (lasted_ns / 8).min(SELDOM_NS)
+}
 
 impl Watched {
     /// Opens or updates the episode if the bytes have waited long enough to be judged.
@@ -30,6 +35,7 @@ impl Watched {
         let Some(due_ns) = due_ns else {
             return;
         };
+        let threshold_ns = self.threshold_ns(&context.config);
         let Some(holding) = &mut self.holding else {
             return;
         };
@@ -37,7 +43,8 @@ impl Watched {
             return;
         }
         holding.judged = true;
-        if !context.see_releases && !holding.timed && holding.sample.is_none() {
+        let shown = holding.sample.is_some() && holding.asked_ns >= holding.since_ns + threshold_ns;
+        if !context.see_releases && !holding.timed && !shown {
             return; // they may have left long ago; an answer of sock_diag brings it up again
         }
         if self.closing_ns.is_some() && self.episode.is_none() && holding.sample.is_none() {
@@ -123,8 +130,9 @@ impl Watched {
     }
 
     /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that
-    /// the answer is there when it is needed, and then at the poll interval, or less often the longer they have waited.
-    pub(super) fn poll_due_ns(&self, config: &Config) -> Option<u64> {
+    /// the answer is there when it is needed; where no hook sees bytes leave, after the whole, for it has to say that they wait still; and then at the poll interval, or less often the longer they have waited.
+    pub(super) fn poll_due_ns(&self, context: &Context) -> Option<u64> {
+        let config = &context.config;
         let somebody_asks = !self.hooked && !config.asks_unhooked;
         if somebody_asks || self.src.is_none() || self.dst.is_none() {
             return None;
@@ -132,9 +140,14 @@ impl Watched {
         match &self.holding {
             Some(holding) => {
                 let waited_ns = self.polled_ns.saturating_sub(holding.since_ns);
-                let pause_ns = config.poll_interval_ns.max((waited_ns / 8).min(SELDOM_NS));
-                let first_ns = holding.since_ns + config.threshold_ns / 2;
-                Some(first_ns.max(self.polled_ns + pause_ns))
+                let pause_ns = config.poll_interval_ns.max(growing_ns(waited_ns));
+                let first_ns = if context.see_releases {
+                    holding.since_ns + config.threshold_ns / 2
+                } else {
+                    holding.since_ns + config.threshold_ns
+                };
+                let due_ns = first_ns.max(self.polled_ns + pause_ns);
+                Some(due_ns.max(self.known_until_ns(holding, context)))
             }
             // Between holds a longer look is enough to notice that it is gone.
             None => self
@@ -142,6 +155,25 @@ impl Watched {
                 .as_ref()
                 .map(|_| self.last_held_ns.max(self.polled_ns) + config.flowing_ns / 2),
         }
+    }
+
+    /// Until when nothing new is to be heard about a hold: if it looks to the hooks like those for which `sock_diag` has borne them out,
+    /// the longer the older the episode is, but not once it has lasted longer than any cadence. A thousand
+    /// sockets stalled at once are fifteen thousand holds a second.
+    fn known_until_ns(&self, holding: &Holding, context: &Context) -> u64 {
+        // That nothing is unsent any more which an acknowledgement let in, no hook sees.
+        let seen = context.see_releases && holding.bytes != Some(0);
+        let Some(episode) = self.episode.as_ref().filter(|_| seen) else {
+            return 0;
+        };
+        let due_ns = holding.since_ns + context.config.threshold_ns;
+        let finding = holding.judge(due_ns, episode.window_reopened);
+        let told = episode.told;
+        if told.confidence != Confidence::Proven || finding.verdict != told.verdict {
+            return 0;
+        }
+        let pause_ns = growing_ns(episode.age_ns(self.polled_ns));
+        (self.polled_ns + pause_ns).min(holding.since_ns + UNHOOKED_NS)
     }
 
     /// The question for `sock_diag`.

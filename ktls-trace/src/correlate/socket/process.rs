@@ -1,7 +1,10 @@
 //! Who writes to the socket: several may take turns.
 
 use super::Watched;
-use crate::{correlate::event::ProcessInfo, observe::Process};
+use crate::{
+    correlate::event::ProcessInfo,
+    observe::{Process, names_kernel_worker},
+};
 
 /// Processes that are remembered of a socket that several write to.
 const PAST_WRITERS: usize = 16;
@@ -13,7 +16,7 @@ impl Watched {
             Some(process) if process.pid == seen.pid => process,
             other => {
                 if let Some(past) = other {
-                    self.known(past);
+                    self.remember(past);
                 }
                 self.writer(seen.pid)
             }
@@ -41,6 +44,17 @@ impl Watched {
 
     /// Notes what is known of a process that writes to it, did so before, or is about to.
     pub(super) fn known(&mut self, named: ProcessInfo) {
+        let works_for_another = named.comm.as_deref().is_some_and(names_kernel_worker);
+        if self.process.is_none() && !works_for_another {
+            // Its owner: no hook has met a writer.
+            self.process = Some(named);
+        } else {
+            self.remember(named);
+        }
+    }
+
+    /// Notes it of one that is known already, or may have its turn yet.
+    fn remember(&mut self, named: ProcessInfo) {
         let mut writers = self.process.iter_mut().chain(&mut self.past_writers);
         if let Some(writer) = writers.find(|writer| writer.pid == named.pid) {
             *writer = ProcessInfo {

@@ -10,7 +10,7 @@ use crate::{
             TcpEvidence, WriterEvidence, flag_names,
         },
         holding::Holding,
-        remedy,
+        remedy::{self, Place},
         rules::Finding,
     },
     observe::{Hold, Sample},
@@ -32,7 +32,7 @@ impl Watched {
             confidence,
             gate,
         } = episode.told;
-        let remedy = remedy::of(verdict, gate, facts, self.process_elsewhere());
+        let remedy = remedy::of(verdict, gate, facts, self.place());
         Some(Stall {
             stall: episode.name.clone(),
             socket: event::Socket {
@@ -65,10 +65,16 @@ impl Watched {
         })
     }
 
-    /// Its process, if it lives in another network namespace than the daemon.
-    pub(super) fn process_elsewhere(&self) -> Option<u32> {
-        let elsewhere = self.netns? != self.own_netns?;
-        elsewhere.then(|| self.process.as_ref().map(|process| process.pid))?
+    /// Where it lives, as seen from the daemon.
+    fn place(&self) -> Place {
+        let elsewhere = |(netns, own)| (netns != own).then_some(netns);
+        let Some(netns) = self.netns.zip(self.own_netns).and_then(elsewhere) else {
+            return Place::Here;
+        };
+        let pid = self.process.as_ref().map(|process| process.pid);
+        // It may have been handed the socket, or have gone elsewhere since.
+        let lives_there = |pid: &u32| self.lives.is_none_or(|(named, lives)| named != *pid || lives == netns);
+        pid.filter(lives_there).map_or(Place::Elsewhere(netns), Place::Of)
     }
 
     /// What the verdict rests on.

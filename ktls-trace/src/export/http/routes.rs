@@ -1,9 +1,10 @@
 //! What is served where.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc};
+use std::{convert::Infallible, iter, pin::Pin, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{
@@ -98,8 +99,22 @@ async fn healthz(State(serving): State<Serving>) -> Response {
 
 async fn stalls(State(serving): State<Serving>) -> Response {
     let open = serving.shared.stream.open();
-    let events: Vec<&str> = open.iter().map(|told| told.json.as_str()).collect();
-    json_text(StatusCode::OK, format!("[{}]", events.join(",")))
+    let bytes: usize = open.iter().map(|told| told.json.len()).sum();
+    let commas = open.len().saturating_sub(1);
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CONTENT_LENGTH, HeaderValue::from(bytes + commas + "[]\n".len())),
+    ];
+    // One at a time: a client that reads slowly, or not at all, holds no copy of all of them.
+    let events = open.into_iter().enumerate().map(|(index, told)| {
+        let before = if index == 0 { "" } else { "," };
+        format!("{before}{}", told.json)
+    });
+    let pieces = iter::once("[".to_owned())
+        .chain(events)
+        .chain(iter::once("]\n".to_owned()));
+    let body = Body::from_stream(tokio_stream::iter(pieces.map(Ok::<_, Infallible>)));
+    (headers, body).into_response()
 }
 
 /// An answer in JSON.

@@ -2,15 +2,21 @@
 //! and still replays to the same verdicts.
 //!
 //! Replaced: addresses other than loopback and unspecified ones (by those that documentation and tests are
-//! meant to use), names of threads and processes, paths of programs, control groups. Kept: ports, numbers of
-//! processes, threads, inodes, cookies and namespaces, times, and all that TCP and TLS count.
+//! meant to use), names of threads and processes, paths of programs, control groups, what options that were reloaded said. Kept:
+//! ports, numbers of processes, threads, inodes, cookies and namespaces, times, and all that TCP and TLS count.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
-use crate::observe::{Hold, Observation, Process, Sample, SocketState, What};
+use crate::{
+    correlate::event::{Changed, Reloaded},
+    observe::{Hold, Observation, Process, Sample, SocketState, What},
+};
+
+/// Options whose values are numbers and times alone.
+const NUMBERS: [&str; 4] = ["threshold", "poll-interval", "pid", "port"];
 
 /// The stand-ins given out so far.
 #[derive(Debug, Default)]
@@ -25,6 +31,8 @@ pub struct Anonymizer {
     exes: HashMap<String, String>,
     /// For control groups.
     cgroups: HashMap<String, String>,
+    /// For values of options: files, addresses, collectors.
+    values: HashMap<String, String>,
 }
 
 impl Anonymizer {
@@ -76,12 +84,14 @@ impl Anonymizer {
                 comm,
                 exe,
                 cgroup,
+                netns,
             } => What::ProcessNamed {
                 key,
                 pid,
                 comm: comm.map(|name| stand_in(&mut self.comms, "comm", name)),
                 exe: exe.map(|path| stand_in(&mut self.exes, "exe", path)),
                 cgroup: cgroup.map(|path| stand_in(&mut self.cgroups, "cgroup", path)),
+                netns,
             },
             what @ (What::Resumed { .. }
             | What::Released { .. }
@@ -172,6 +182,21 @@ impl Anonymizer {
             tls: _,
         } = sample;
         self.ends(src, dst);
+    }
+
+    /// Options that have changed, with stand-ins for all that may name something.
+    pub fn reloaded(&mut self, reloaded: &mut Reloaded) {
+        let Reloaded {
+            changed,
+            needs_restart: _,
+        } = reloaded;
+        for Changed { option, was, is } in changed {
+            if !NUMBERS.contains(&option.as_str()) {
+                for value in was.iter_mut().chain(is) {
+                    *value = stand_in(&mut self.values, "value", std::mem::take(value));
+                }
+            }
+        }
     }
 
     /// Both ends of a connection.

@@ -19,7 +19,7 @@ use super::{Error, KernelFacts, Options, Reader, Recorder, Replayed, VERSION, ch
 use crate::{
     correlate::{
         Config, Correlator, Output,
-        event::{Body, Event, Lost, Name, Started, Stopped},
+        event::{Body, Changed, Event, Lost, Name, Reloaded, Started, Stopped},
         tests::any_what,
     },
     observe::{Observation, SocketKey, What},
@@ -172,6 +172,7 @@ fn any_observation() -> impl Strategy<Value = Observation> {
             comm,
             exe,
             cgroup,
+            netns: Some(4_026_531_840),
         },
     );
     let what = prop_oneof![8 => any_what(), 1 => named];
@@ -268,6 +269,47 @@ proptest! {
         let back: BTreeMap<_, _> = pairs.iter().map(|(a, b)| (b, a)).collect();
         prop_assert_eq!((forth.len(), back.len()), (pairs.len(), pairs.len()));
     }
+}
+
+#[test]
+fn an_anonymized_recording_has_stand_ins_for_what_options_said() {
+    let changed = |option: &str, was: &[&str], is: &[&str]| {
+        let owned = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect();
+        Changed {
+            option: option.to_owned(),
+            was: owned(was),
+            is: owned(is),
+        }
+    };
+    let reloaded = Reloaded {
+        changed: vec![
+            changed("threshold", &["20ms"], &["30ms"]),
+            changed("otlp", &[], &["http://10.9.8.7:4318"]),
+            changed("metrics-listen", &["9190"], &["9190", "10.9.8.7:9190"]),
+        ],
+        needs_restart: vec!["probes".to_owned()],
+    };
+    let folder = Folder::new();
+    let told = Step::Tell(Body::Reloaded(reloaded));
+    live(
+        &[told],
+        Options {
+            anonymize: true,
+            ..options(&folder.file())
+        },
+    );
+    let (lines, ended) = replayed(&fs::read(folder.file()).unwrap());
+    assert!(ended.is_ok());
+    let line = lines.iter().find(|line| line.contains("reloaded")).unwrap();
+    let event: Value = serde_json::from_str(line).unwrap();
+    let said = |index: usize| {
+        let change = &event["changed"][index];
+        (change["was"].clone(), change["is"].clone())
+    };
+    assert_eq!(said(0), (["20ms"].into(), ["30ms"].into()));
+    let [none, collector]: [&[&str]; 2] = [&[], &["value-1"]];
+    assert_eq!(said(1), (none.into(), collector.into()));
+    assert_eq!(said(2), (["value-2"].into(), ["value-2", "value-3"].into()));
 }
 
 /// A short recording of three chunks with a stall in it, and its lines.

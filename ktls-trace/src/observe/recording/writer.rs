@@ -144,7 +144,12 @@ impl Recorder {
 
     /// The run tells this event, at a time in nanoseconds since 1970. The correlator's own are not recorded.
     pub fn told(&mut self, unix_ns: i64, body: &Body) {
-        let Some(what) = Told::of(body) else { return };
+        let Some(mut what) = Told::of(body) else {
+            return;
+        };
+        if let (Some(anonymizer), Told::Reloaded(reloaded)) = (&mut self.anonymizer, &mut what) {
+            anonymizer.reloaded(reloaded);
+        }
         let of_us = matches!(&what, Told::Lost(lost) if lost.place == "recording");
         let entry = Entry::Told { unix_ns, what };
         if of_us && matches!(self.state, State::Full) {

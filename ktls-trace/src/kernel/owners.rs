@@ -5,26 +5,26 @@ use std::{
     fs, io,
 };
 
-use crate::kernel::namespaces::processes;
+use super::namespaces::processes;
 
 /// The owners of some sockets.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     /// Processes by the socket's inode number, lowest first.
     by_inode: HashMap<u32, Vec<u32>>,
     /// Processes whose open files can't be listed.
-    pub(super) hidden_processes: usize,
+    pub(crate) hidden_processes: usize,
 }
 
 impl Owners {
     /// The processes that have a socket open, lowest number first.
-    pub(super) fn of(&self, inode: u32) -> &[u32] {
+    pub(crate) fn of(&self, inode: u32) -> &[u32] {
         self.by_inode.get(&inode).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Looks for the owners of these sockets.
-pub(super) fn find(inodes: &HashSet<u32>) -> Owners {
+pub(crate) fn find(inodes: &HashSet<u32>) -> Owners {
     let mut owners = Owners::default();
     if inodes.is_empty() {
         return owners;
@@ -39,20 +39,29 @@ pub(super) fn find(inodes: &HashSet<u32>) -> Owners {
                 continue;
             }
         };
-        for file in files.flatten() {
-            let inode = fs::read_link(file.path())
-                .ok()
-                .and_then(|link| socket_of_link(link.to_str()?));
-            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-                let pids = owners.by_inode.entry(inode).or_default();
-                // A process may have it open under several numbers.
-                if pids.last() != Some(&pid) {
-                    pids.push(pid);
-                }
+        for inode in sockets(files).filter(|inode| inodes.contains(inode)) {
+            let pids = owners.by_inode.entry(inode).or_default();
+            // A process may have it open under several numbers.
+            if pids.last() != Some(&pid) {
+                pids.push(pid);
             }
         }
     }
     owners
+}
+
+/// The inode numbers of the sockets that a process has open; none if it is gone, or keeps its files to itself.
+pub(crate) fn sockets_of(pid: u32) -> HashSet<u32> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd"));
+    files.map(|files| sockets(files).collect()).unwrap_or_default()
+}
+
+/// Those of the sockets among open files.
+fn sockets(files: fs::ReadDir) -> impl Iterator<Item = u32> {
+    files.flatten().filter_map(|file| {
+        let link = fs::read_link(file.path()).ok()?;
+        socket_of_link(link.to_str()?)
+    })
 }
 
 /// The inode number in `socket:[9349]`, as `sock_diag` gives it: the low 32 bits.
@@ -93,5 +102,6 @@ mod tests {
             .filter(|&&pid| pid == std::process::id());
         assert_eq!(ours.count(), 1);
         assert_eq!(find(&HashSet::from([0])).of(0), &[] as &[u32]);
+        assert!(sockets_of(std::process::id()).contains(&inode));
     }
 }
