@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let Command { verbose, verb } = Command::parse_from(&words);
     // A run must not wait for whoever reads what it says.
     let apart = match &verb {
-        Verb::Run(_) => match Diagnostics::start(io::stderr()) {
+        Verb::Run(_) => match Diagnostics::of_this_process() {
             Ok(apart) => Some(apart),
             Err(error) => return cli::cannot("run", &format_args!("cannot start: {error}")),
         },

@@ -2,9 +2,10 @@
 //! more, holds that thread and nothing else.
 
 use std::{
+    fmt,
     io::{self, Write},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, SyncSender, TrySendError},
     },
@@ -19,6 +20,9 @@ use tracing_subscriber::fmt::MakeWriter;
 const WAITING: usize = 1024;
 /// How long the end waits for those that do.
 const END_WITHIN: Duration = Duration::from_millis(300);
+
+/// Those of this process, if it has a thread for them.
+static OF_THIS_PROCESS: OnceLock<Diagnostics> = OnceLock::new();
 
 /// Where lines go.
 #[derive(Clone, Debug)]
@@ -39,8 +43,14 @@ enum Order {
 }
 
 impl Diagnostics {
+    /// From now on all that this process says on stderr goes this way.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        let diagnostics = Self::start(io::stderr())?;
+        Ok(OF_THIS_PROCESS.get_or_init(|| diagnostics).clone())
+    }
+
     /// Starts the thread.
-    pub(crate) fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
+    fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
         let (orders, taken) = mpsc::sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lost);
@@ -65,6 +75,15 @@ impl Diagnostics {
     }
 }
 
+/// A line on stderr. If nobody reads that any more, that is no reason to end.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let line = format!("{line}\n");
+    let _unread = match OF_THIS_PROCESS.get() {
+        Some(diagnostics) => diagnostics.clone().write_all(line.as_bytes()),
+        None => io::stderr().write_all(line.as_bytes()),
+    };
+}
+
 /// Writes what comes.
 fn serve(taken: &Receiver<Order>, lost: &AtomicU64, mut to: impl Write) {
     for order in taken {
@@ -72,7 +91,10 @@ fn serve(taken: &Receiver<Order>, lost: &AtomicU64, mut to: impl Write) {
             Order::Write(line) => {
                 let count = lost.swap(0, Ordering::Relaxed);
                 if count > 0 {
-                    let _unread = writeln!(to, "ktls-trace: {count} lines on stderr were lost: nobody read them");
+                    let _unread = writeln!(
+                        to,
+                        "ktls-trace: {count} lines on stderr were lost: nobody read them"
+                    );
                 }
                 // If nobody reads it any more, that is no reason to end.
                 let _unread = to.write_all(&line);
@@ -134,12 +156,19 @@ mod tests {
             text
         });
         // There is room again.
-        while diagnostics.orders.try_send(Order::Write(b"later\n".to_vec())).is_err() {
+        while diagnostics
+            .orders
+            .try_send(Order::Write(b"later\n".to_vec()))
+            .is_err()
+        {
             thread::sleep(Duration::from_millis(1));
         }
         drop(diagnostics);
         let text = read.join().unwrap();
-        assert!(text.contains(&format!("{lost} lines on stderr were lost")), "{lost}");
+        assert!(
+            text.contains(&format!("{lost} lines on stderr were lost")),
+            "{lost}"
+        );
         assert!(text.ends_with("later\n"));
     }
 }

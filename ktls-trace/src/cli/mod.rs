@@ -18,11 +18,9 @@ pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod units;
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{fmt, process::ExitCode};
+
+pub(crate) use diagnostics::say;
 
 /// Exit status for bad arguments, or when this host can't do it.
 pub(crate) const CANNOT: u8 = 2;
@@ -31,9 +29,4 @@ pub(crate) const CANNOT: u8 = 2;
 pub(crate) fn cannot(verb: &str, why: &dyn fmt::Display) -> ExitCode {
     say(format_args!("ktls-trace {verb}: {why}"));
     ExitCode::from(CANNOT)
-}
-
-/// A line on stderr. If nobody reads that any more, that is no reason to end.
-pub(crate) fn say(line: fmt::Arguments<'_>) {
-    let _unread = writeln!(io::stderr(), "{line}");
 }

@@ -196,8 +196,8 @@ impl Lines {
 impl Lines {
     /// Whether an error says that nobody reads any more: a pipe without a reader, or a terminal that was hung up.
     fn reader_is_gone(&self, error: &io::Error) -> bool {
-        let hung_up = matches!(self.target, Target::Stdout(_))
-            && error.raw_os_error() == Some(libc::EIO);
+        let hung_up =
+            matches!(self.target, Target::Stdout(_)) && error.raw_os_error() == Some(libc::EIO);
         hung_up || error.kind() == io::ErrorKind::BrokenPipe
     }
 }

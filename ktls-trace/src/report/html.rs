@@ -276,7 +276,10 @@ fn details(index: usize, episode: &Episode) -> Markup {
 
 /// How long bytes of a stall were held, all holds together.
 fn held_ms(stall: &Stall) -> f64 {
-    stall.totals.held_ms.map_or(stall.held.ms, |held| held.total)
+    stall
+        .totals
+        .held_ms
+        .map_or(stall.held.ms, |held| held.total)
 }
 
 /// Milliseconds as whole microseconds, which have an order.
@@ -353,7 +356,14 @@ mod tests {
             event(Name::StallOpened, "4-5-6", Verdict::ZeroWindow),
         ]);
         assert_eq!(text.matches("href=\"#s").count(), 2);
-        for word in ["STALL", "UPDATE", "CLOSED", "notsent-lowat", "zero-window", "not told"] {
+        for word in [
+            "STALL",
+            "UPDATE",
+            "CLOSED",
+            "notsent-lowat",
+            "zero-window",
+            "not told",
+        ] {
             assert!(text.contains(word), "{word} in {text}");
         }
         assert!(text.contains("This is not all: is cut short."));
@@ -368,7 +378,10 @@ mod tests {
             process.comm = Some("<script>alert(1)</script>".to_owned());
         }
         let text = page(&[event]);
-        assert!(!text.contains("<script>") && text.contains("&lt;script&gt;"), "{text}");
+        assert!(
+            !text.contains("<script>") && text.contains("&lt;script&gt;"),
+            "{text}"
+        );
         assert!(text.contains("a &lt;b&gt;"));
     }
 

@@ -14,7 +14,12 @@ pub(crate) fn run(place: &Place) -> Result<bool> {
         ["test", "--quiet"].as_slice()
     });
     // The eBPF programs only build for their own target.
-    tests.args(["--workspace", "--exclude", "ktls-trace-ebpf", "--no-fail-fast"]);
+    tests.args([
+        "--workspace",
+        "--exclude",
+        "ktls-trace-ebpf",
+        "--no-fail-fast",
+    ]);
     tests.args(["--features", dist::PACKAGED]);
     tests.current_dir(&place.workspace);
     tests.env(

@@ -102,8 +102,14 @@ async fn stalls(State(serving): State<Serving>) -> Response {
     let bytes: usize = open.iter().map(|told| told.json.len()).sum();
     let commas = open.len().saturating_sub(1);
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (header::CONTENT_LENGTH, HeaderValue::from(bytes + commas + "[]\n".len())),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
+        (
+            header::CONTENT_LENGTH,
+            HeaderValue::from(bytes + commas + "[]\n".len()),
+        ),
     ];
     // One at a time: a client that reads slowly, or not at all, holds no copy of all of them.
     let events = open.into_iter().enumerate().map(|(index, told)| {

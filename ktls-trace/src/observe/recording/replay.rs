@@ -27,10 +27,9 @@ pub fn replay<R: BufRead>(
     replay_all(reader, |output| match output {
         Output::Event(event) => sink(event),
         // What it wants to ask the kernel was asked then, and the answer is recorded.
-        Output::HoldEnded(_)
-        | Output::Poll(_)
-        | Output::FindOwner { .. }
-        | Output::Forget(_) => ControlFlow::Continue(()),
+        Output::HoldEnded(_) | Output::Poll(_) | Output::FindOwner { .. } | Output::Forget(_) => {
+            ControlFlow::Continue(())
+        }
     })
 }
 
