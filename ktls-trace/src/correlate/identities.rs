@@ -57,8 +57,13 @@ impl Identities {
     }
 
     /// The sockets that have one of these.
-    pub(super) fn any_of(&self, identities: [Option<Identity>; 2]) -> impl Iterator<Item = SocketKey> {
+    pub(super) fn any_of(
+        &self,
+        identities: [Option<Identity>; 2],
+    ) -> impl Iterator<Item = SocketKey> {
         let sets = identities.into_iter().flatten();
-        sets.filter_map(move |identity| self.0.get(&identity)).flatten().copied()
+        sets.filter_map(move |identity| self.0.get(&identity))
+            .flatten()
+            .copied()
     }
 }

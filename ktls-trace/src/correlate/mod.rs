@@ -258,7 +258,11 @@ impl Correlator {
                 ..
             } => {
                 let identities = Identity::of(Some(sample.cookie), sample.src, sample.dst);
-                let is = |name| self.sockets.get(&name).is_some_and(|watched| watched.is(sample));
+                let is = |name| {
+                    self.sockets
+                        .get(&name)
+                        .is_some_and(|watched| watched.is(sample))
+                };
                 self.identities.any_of(identities).any(is)
             }
             _ => false,

@@ -35,12 +35,7 @@ impl Place {
 }
 
 /// Commands for a verdict; none where nothing on this host cures it. `hold` is what the hooks saw.
-pub fn of(
-    verdict: Verdict,
-    gate: Option<Gate>,
-    hold: Option<&Hold>,
-    place: Place,
-) -> Vec<String> {
+pub fn of(verdict: Verdict, gate: Option<Gate>, hold: Option<&Hold>, place: Place) -> Vec<String> {
     match (verdict, gate.zip(hold)) {
         (Verdict::CorkedCompletedRecord, Some((gate, hold))) => corked_record(hold, gate, place),
         (Verdict::CorkedCompletedRecord, None) => {
@@ -161,7 +156,9 @@ mod tests {
         let command = command
             .replace("/proc/sys/net/ipv4/tcp_wmem", file.to_str().unwrap())
             .replace("sysctl -w", "echo");
-        let shell = std::process::Command::new("sh").args(["-c", &command]).output();
+        let shell = std::process::Command::new("sh")
+            .args(["-c", &command])
+            .output();
         std::fs::remove_file(&file).unwrap();
         String::from_utf8(shell.unwrap().stdout).unwrap()
     }
@@ -177,7 +174,12 @@ mod tests {
     #[test]
     fn where_no_process_of_the_namespace_is_known_nothing_is_done_to_the_daemons() {
         let remedy = corked_record(&corked(), Gate::Both, Place::Elsewhere(7));
-        assert!(remedy[..2].iter().all(|line| line.starts_with("# in network namespace 7 ")), "{remedy:?}");
+        assert!(
+            remedy[..2]
+                .iter()
+                .all(|line| line.starts_with("# in network namespace 7 ")),
+            "{remedy:?}"
+        );
     }
 
     #[test]

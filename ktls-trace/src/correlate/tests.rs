@@ -739,7 +739,12 @@ fn a_record_that_waits_after_a_full_buffer_is_a_hold_of_its_own() {
     assert_eq!(stall.verdict, Verdict::SendBufferLimited);
     assert_eq!(stall.released[&ReleasePath::PeerAck], 2);
     assert_eq!(stall.totals.holds, 2);
-    assert!(!stall.totals.verdicts.contains_key(&Verdict::CorkedCompletedRecord));
+    assert!(
+        !stall
+            .totals
+            .verdicts
+            .contains_key(&Verdict::CorkedCompletedRecord)
+    );
 }
 
 #[test]
@@ -973,13 +978,22 @@ fn a_hold_that_lasts_longer_than_any_cadence_is_asked_about_like_any_other() {
     for ms in 0..1500 {
         bench.at(begun + ms, What::Tick);
     }
-    assert!((8..12).contains(&(bench.polls - before)), "{}", bench.polls - before);
+    assert!(
+        (8..12).contains(&(bench.polls - before)),
+        "{}",
+        bench.polls - before
+    );
 }
 
 #[test]
 fn where_no_hook_sees_bytes_leave_every_hold_is_asked_about() {
     let mut bench = Bench::new();
-    bench.at(0, What::Hooks { see_releases: false });
+    bench.at(
+        0,
+        What::Hooks {
+            see_releases: false,
+        },
+    );
     let mut asked = 0;
     for number in 0..200_u64 {
         let (ms, sent) = (number * 60, u32::try_from(number * 16406).unwrap());

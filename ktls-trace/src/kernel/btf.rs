@@ -114,7 +114,11 @@ fn map(path: &Path) -> Result<Btf, btf_rs::Error> {
         let mut types = File::open(path)?;
         // The kernel gives a page at a time. A part of the size of a cache spares fresh memory for the whole.
         let mut part = Vec::with_capacity(PART_BYTES);
-        while types.by_ref().take(PART_BYTES as u64).read_to_end(&mut part)? > 0 {
+        while (&mut types)
+            .take(PART_BYTES as u64)
+            .read_to_end(&mut part)?
+            > 0
+        {
             copy.write_all(&part)?;
             part.clear();
         }

@@ -53,7 +53,9 @@ pub(crate) fn find(inodes: &HashSet<u32>) -> Owners {
 /// The inode numbers of the sockets that a process has open; none if it is gone, or keeps its files to itself.
 pub(crate) fn sockets_of(pid: u32) -> HashSet<u32> {
     let files = fs::read_dir(format!("/proc/{pid}/fd"));
-    files.map(|files| sockets(files).collect()).unwrap_or_default()
+    files
+        .map(|files| sockets(files).collect())
+        .unwrap_or_default()
 }
 
 /// Those of the sockets among open files.

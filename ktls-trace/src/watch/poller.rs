@@ -454,9 +454,9 @@ impl Worker {
         let before = std::mem::take(&mut self.seen);
         let waits = |sample: &SocketSample| sample.tcp.notsent_bytes.is_some_and(|bytes| bytes > 0);
         let takes = |sample: &SocketSample| {
-            let owned = owned.as_ref().is_none_or(|inodes| {
-                sample.inode.is_some_and(|inode| inodes.contains(&inode))
-            });
+            let owned = owned
+                .as_ref()
+                .is_none_or(|inodes| sample.inode.is_some_and(|inode| inodes.contains(&inode)));
             let here = owned && (port == 0 || sample.has_port(port));
             // One that is known is followed to its end, also if another port is asked for by now.
             sample.is_ktls() && (before.contains(&sample.cookie) || (here && waits(sample)))

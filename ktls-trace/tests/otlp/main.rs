@@ -73,7 +73,7 @@ fn tell(outlets: &Outlets, outputs: &[Output]) {
         match output {
             Output::Event(event) => outlets.write(event),
             Output::HoldEnded(hold) => outlets.hold_ended(hold),
-            Output::Poll(_) | Output::Forget(_) => {}
+            Output::Poll(_) | Output::FindOwner { .. } | Output::Forget(_) => {}
         }
     }
 }

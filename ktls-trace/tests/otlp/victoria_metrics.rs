@@ -200,7 +200,7 @@ impl Run {
                 match told.try_recv() {
                     Ok(Output::Event(event)) => exports.write(&event),
                     Ok(Output::HoldEnded(hold)) => exports.hold_ended(&hold),
-                    Ok(Output::Poll(_) | Output::Forget(_)) => {}
+                    Ok(Output::Poll(_) | Output::FindOwner { .. } | Output::Forget(_)) => {}
                     Err(TryRecvError::Disconnected) => break,
                     Err(TryRecvError::Empty) => {
                         let soon = Duration::from_millis(20);

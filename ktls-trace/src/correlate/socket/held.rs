@@ -70,7 +70,10 @@ impl Watched {
         });
         let bytes = hold.socket.notsent();
         let waits_anew = bytes.is_some_and(|bytes| bytes > 0)
-            && self.holding.as_ref().is_some_and(|holding| holding.bytes == Some(0));
+            && self
+                .holding
+                .as_ref()
+                .is_some_and(|holding| holding.bytes == Some(0));
         if moved {
             // Its release was lost, or is yet to come and will find nothing to end.
             self.hold_ended(at_ns, ReleasePath::Unknown, context, changes);

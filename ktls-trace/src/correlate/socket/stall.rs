@@ -73,8 +73,12 @@ impl Watched {
         };
         let pid = self.process.as_ref().map(|process| process.pid);
         // It may have been handed the socket, or have gone elsewhere since.
-        let lives_there = |pid: &u32| self.lives.is_none_or(|(named, lives)| named != *pid || lives == netns);
-        pid.filter(lives_there).map_or(Place::Elsewhere(netns), Place::Of)
+        let lives_there = |pid: &u32| {
+            self.lives
+                .is_none_or(|(named, lives)| named != *pid || lives == netns)
+        };
+        pid.filter(lives_there)
+            .map_or(Place::Elsewhere(netns), Place::Of)
     }
 
     /// What the verdict rests on.
