@@ -33,9 +33,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     if !args.output.is_stdout() {
-        if is_same_file(&args.file, &args.output.output) {
-            let why = format_args!("{name} is the recording itself: name another output");
-            return cannot("replay", &why);
+        if let Err(code) = spare("replay", &args.file, &args.output.output) {
+            return code;
         }
         // A second replay replaces the first; whatever is no file stays as it is.
         if let Ok(file) = File::options().write(true).open(&args.output.output) {
@@ -77,8 +76,18 @@ pub(super) fn open(verb: &str, path: &Path) -> Result<Reader<BufReader<File>>, E
     Reader::new(BufReader::new(file)).map_err(|error| cannot(verb, &format_args!("{name} {error}")))
 }
 
+/// Says in one line that `verb` can't, if its output is the recording itself.
+pub(super) fn spare(verb: &str, recording: &Path, output: &Path) -> Result<(), ExitCode> {
+    if !is_same_file(recording, output) {
+        return Ok(());
+    }
+    let name = recording.display();
+    let why = format_args!("{name} is the recording itself: name another output");
+    Err(cannot(verb, &why))
+}
+
 /// Whether two paths name one file.
-pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
+fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     match (identity(one), identity(other)) {
         (Ok(one), Ok(other)) => one == other,

@@ -15,7 +15,7 @@ use ktls_trace::{
 
 use super::{
     cannot,
-    replay::{is_same_file, open},
+    replay::{open, spare},
 };
 
 /// Write what a recording tells as one page of HTML, to be kept or sent
@@ -36,9 +36,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let to_stdout = args.output.as_os_str() == "-";
     let name = args.file.display();
-    if !to_stdout && is_same_file(&args.file, &args.output) {
-        let why = format_args!("{name} is the recording itself: name another output");
-        return cannot("report", &why);
+    if !to_stdout && let Err(code) = spare("report", &args.file, &args.output) {
+        return code;
     }
     let mut page = Page::default();
     let replayed = replay(&mut reader, |event| {

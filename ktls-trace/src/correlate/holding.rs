@@ -83,13 +83,9 @@ impl Holding {
     /// are unsent; with nothing unsent, also if less is in flight, for an acknowledgement has come. Where no hook sees bytes leave,
     /// there is nothing else to tell by.
     pub(super) fn is_of_other_bytes(&self, sample: &Sample) -> bool {
-        let then = self
-            .facts
-            .as_ref()
-            .and_then(|facts| facts.socket.unacked_bytes())
-            .map(u64::from);
         // One less says nothing: on the end that has connected it is one too few (`TcpInfo::bytes_in_flight`).
-        let acknowledged = then
+        let acknowledged = self
+            .in_flight_then()
             .zip(sample.unacked_bytes)
             .is_some_and(|(then, now)| self.bytes == Some(0) && now + 1 < then);
         let other = |(then, now)| then != now;
@@ -99,15 +95,18 @@ impl Holding {
     /// Whether an answer of `sock_diag` shows that something was sent since bytes were seen to wait: then those were, for they are
     /// the first in the queue, though the hooks did not tell of it.
     pub(super) fn has_left(&self, sample: &Sample) -> bool {
-        let then = self
-            .facts
-            .as_ref()
-            .and_then(|facts| facts.socket.unacked_bytes())
-            .map(u64::from);
         let before = self.sample.as_ref().and_then(|before| before.bytes_sent);
         let more = |(then, now)| now > then;
-        then.zip(sample.unacked_bytes).is_some_and(more)
+        self.in_flight_then()
+            .zip(sample.unacked_bytes)
+            .is_some_and(more)
             || before.zip(sample.bytes_sent).is_some_and(more)
+    }
+
+    /// Bytes that were in flight when the hooks saw it.
+    fn in_flight_then(&self) -> Option<u64> {
+        let facts = self.facts.as_ref()?;
+        facts.socket.unacked_bytes().map(u64::from)
     }
 
     /// Whether segments were in flight when the hooks saw it.

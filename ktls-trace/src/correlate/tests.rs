@@ -144,6 +144,13 @@ fn released(end_seq: u32, path: ReleasePath) -> What {
     }
 }
 
+/// No hook sees bytes leave.
+fn no_release() -> What {
+    What::Hooks {
+        see_releases: false,
+    }
+}
+
 fn sampled(asked_ms: u64, sample: Option<Sample>) -> What {
     What::Sampled {
         key: KEY,
@@ -400,12 +407,7 @@ fn bytes_that_sock_diag_says_are_gone_open_nothing() {
 fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
     let mut bench = Bench::new();
     bench
-        .at(
-            0,
-            What::Hooks {
-                see_releases: false,
-            },
-        )
+        .at(0, no_release())
         .at(0, refused(held(0, 0)))
         .at(500, What::Tick);
     assert_eq!(bench.names(), []);
@@ -417,12 +419,7 @@ fn without_the_release_hook_bytes_are_held_only_if_sock_diag_says_so() {
 fn without_the_release_hook_an_answer_before_the_threshold_is_not_enough() {
     let mut bench = Bench::new();
     bench
-        .at(
-            0,
-            What::Hooks {
-                see_releases: false,
-            },
-        )
+        .at(0, no_release())
         .at(0, refused(held(0, 0)))
         .at(12, sampled(11, Some(corked_sample())));
     assert_eq!(bench.polls, 0, "asked before it can tell");
@@ -472,9 +469,6 @@ fn a_flowing_socket_whose_release_was_lost_is_not_held() {
 /// Other bytes than those that were seen to wait say nothing of them.
 #[test]
 fn without_the_release_hook_other_bytes_are_not_taken_for_those_that_were_held() {
-    let no_release = || What::Hooks {
-        see_releases: false,
-    };
     let fewer = Sample {
         notsent: Some(5000),
         ..corked_sample()
@@ -535,12 +529,7 @@ fn without_the_release_hook_a_timer_that_fired_says_so_too() {
         ..corked_sample()
     };
     bench
-        .at(
-            0,
-            What::Hooks {
-                see_releases: false,
-            },
-        )
+        .at(0, no_release())
         .at(200, fired)
         .at(211, What::Tick)
         .at(215, sampled(212, Some(nothing_left)))
@@ -562,12 +551,7 @@ fn a_persist_timer_that_fired_tells_how_long_at_least_though_the_push_was_not_se
     };
     let mut bench = Bench::new();
     bench
-        .at(
-            0,
-            What::Hooks {
-                see_releases: false,
-            },
-        )
+        .at(0, no_release())
         .at(1000, fired)
         .at(1001, sampled(1001, Some(nothing_left)))
         .at(1011, What::Tick);
@@ -585,12 +569,7 @@ fn an_answer_without_a_queue_does_not_say_that_bytes_wait() {
     };
     let mut bench = Bench::new();
     bench
-        .at(
-            0,
-            What::Hooks {
-                see_releases: false,
-            },
-        )
+        .at(0, no_release())
         .at(1000, refused(held(0, 0)))
         .at(1011, What::Tick)
         .at(1012, sampled(1011, Some(past)))
@@ -988,12 +967,7 @@ fn a_hold_that_lasts_longer_than_any_cadence_is_asked_about_like_any_other() {
 #[test]
 fn where_no_hook_sees_bytes_leave_every_hold_is_asked_about() {
     let mut bench = Bench::new();
-    bench.at(
-        0,
-        What::Hooks {
-            see_releases: false,
-        },
-    );
+    bench.at(0, no_release());
     let mut asked = 0;
     for number in 0..200_u64 {
         let (ms, sent) = (number * 60, u32::try_from(number * 16406).unwrap());

@@ -191,9 +191,7 @@ impl Lines {
             }
         }
     }
-}
 
-impl Lines {
     /// Whether an error says that nobody reads any more: a pipe without a reader, or a terminal that was hung up.
     fn reader_is_gone(&self, error: &io::Error) -> bool {
         let hung_up =

@@ -40,6 +40,7 @@ const STRUCTURES: [&str; 14] = [
     "nsproxy",
     "uts_namespace",
 ];
+
 /// How much of the kernel's BTF is copied at once.
 const PART_BYTES: usize = 128 * 1024;
 

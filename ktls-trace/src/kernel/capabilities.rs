@@ -118,7 +118,7 @@ pub fn keep(kept: &[Capability]) -> Result<(), CapsError> {
 }
 
 /// As [`keep`], for a thread that goes on with too many if it has to.
-pub(crate) fn keep_only(kept: &[Capability]) {
+pub fn keep_only(kept: &[Capability]) {
     if let Err(error) = keep(kept) {
         tracing::debug!("capabilities can't be given up: {error}");
     }

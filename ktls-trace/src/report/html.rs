@@ -7,7 +7,7 @@ use std::{
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{name, text};
+use super::{connection, name, process, text};
 use crate::correlate::{
     event::{Body, Event, Name, Stall, Started},
     rules::Verdict,
@@ -295,21 +295,6 @@ fn micros(ms: f64) -> u64 {
 /// Milliseconds as seconds.
 fn seconds(ms: f64) -> String {
     format!("{:.1}", ms / 1000.0)
-}
-
-/// Who was held back.
-fn process(stall: &Stall) -> String {
-    let Some(process) = &stall.process else {
-        return "process not known".to_owned();
-    };
-    let comm = process.comm.as_ref().or(process.thread.as_ref());
-    format!("{}[{}]", comm.map_or("?", String::as_str), process.pid)
-}
-
-/// Both ends.
-fn connection(stall: &Stall) -> String {
-    let end = |address: &Option<String>| address.clone().unwrap_or_else(|| "?".to_owned());
-    format!("{} → {}", end(&stall.socket.src), end(&stall.socket.dst))
 }
 
 /// How a verdict is shown.

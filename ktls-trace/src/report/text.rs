@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::AnsiColor;
 
-use super::name;
+use super::{connection, name, process};
 use crate::correlate::{
     event::{
         Body, Cadence, Changed, Ended, Event, Lost, Name, Probes, Reloaded, Stall, Started, Stopped,
@@ -183,25 +183,7 @@ fn stall(name: Name, stall: &Stall) -> String {
         Name::StallClosed => "CLOSED",
         _ => "STALL ",
     };
-    let mut text = format!("{word}  ");
-    match &stall.process {
-        Some(process) => {
-            let comm = process
-                .comm
-                .as_ref()
-                .or(process.thread.as_ref())
-                .map_or("?", String::as_str);
-            add!(text, "{comm}[{}]", process.pid);
-        }
-        None => text.push_str("process not known"),
-    }
-    let address = |address: &Option<String>| address.clone().unwrap_or_else(|| "?".to_owned());
-    add!(
-        text,
-        "  {} -> {}",
-        address(&stall.socket.src),
-        address(&stall.socket.dst)
-    );
+    let mut text = format!("{word}  {}  {}", process(stall), connection(stall));
     add!(text, "\n        {}", verdict(stall));
     if name == Name::StallClosed {
         closed(&mut text, stall);

@@ -39,7 +39,7 @@ impl Rates {
     /// Compares two answers, `elapsed` apart. A counter that this kernel lacks gives `None`.
     pub fn between(before: &TcpInfo, now: &TcpInfo, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64();
-        let sent = grown(sent_once(before), sent_once(now));
+        let sent = grown(before.bytes_sent_once(), now.bytes_sent_once());
         let acked = grown(before.bytes_acked, now.bytes_acked);
         let measured = elapsed > Duration::ZERO;
         let per_s =
@@ -63,11 +63,6 @@ impl Rates {
             },
         }
     }
-}
-
-/// Bytes sent, each counted once.
-fn sent_once(info: &TcpInfo) -> Option<u64> {
-    info.bytes_sent_once()
 }
 
 /// By how much a counter has grown.

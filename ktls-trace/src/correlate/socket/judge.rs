@@ -129,8 +129,9 @@ impl Watched {
         }
     }
 
-    /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that
-    /// the answer is there when it is needed; where no hook sees bytes leave, after the whole, for it has to say that they wait still; and then at the poll interval, or less often the longer they have waited.
+    /// When `sock_diag` is to be asked next: half a threshold after bytes began to wait, so that the answer is there when it is
+    /// needed; where no hook sees bytes leave, after the whole, for it has to say that they wait still. Then at the poll interval,
+    /// or less often the longer they have waited.
     pub(super) fn poll_due_ns(&self, context: &Context) -> Option<u64> {
         let config = &context.config;
         let somebody_asks = !self.hooked && !config.asks_unhooked;
@@ -141,11 +142,8 @@ impl Watched {
             Some(holding) => {
                 let waited_ns = self.polled_ns.saturating_sub(holding.since_ns);
                 let pause_ns = config.poll_interval_ns.max(growing_ns(waited_ns));
-                let first_ns = if context.see_releases {
-                    holding.since_ns + config.threshold_ns / 2
-                } else {
-                    holding.since_ns + config.threshold_ns
-                };
+                let part = if context.see_releases { 2 } else { 1 };
+                let first_ns = holding.since_ns + config.threshold_ns / part;
                 let due_ns = first_ns.max(self.polled_ns + pause_ns);
                 Some(due_ns.max(self.known_until_ns(holding, context)))
             }
@@ -161,15 +159,15 @@ impl Watched {
     /// the longer the older the episode is, but not once it has lasted longer than any cadence. A thousand
     /// sockets stalled at once are fifteen thousand holds a second.
     fn known_until_ns(&self, holding: &Holding, context: &Context) -> u64 {
+        let proven = |episode: &&Episode| episode.told.confidence == Confidence::Proven;
         // That nothing is unsent any more which an acknowledgement let in, no hook sees.
         let seen = context.see_releases && holding.bytes != Some(0);
-        let Some(episode) = self.episode.as_ref().filter(|_| seen) else {
+        let Some(episode) = self.episode.as_ref().filter(proven).filter(|_| seen) else {
             return 0;
         };
         let due_ns = holding.since_ns + context.config.threshold_ns;
         let finding = holding.judge(due_ns, episode.window_reopened);
-        let told = episode.told;
-        if told.confidence != Confidence::Proven || finding.verdict != told.verdict {
+        if finding.verdict != episode.told.verdict {
             return 0;
         }
         let pause_ns = growing_ns(episode.age_ns(self.polled_ns));
