@@ -122,7 +122,7 @@ pub struct Stall {
     pub stall: String,
     /// The socket.
     pub socket: Socket,
-    /// Who was refused last, or else who sent last; null: not known.
+    /// Who was refused last, or else who sent last, or else who has it open; null: not known.
     pub process: Option<ProcessInfo>,
     /// Its TLS.
     pub tls: Tls,

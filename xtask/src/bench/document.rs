@@ -291,7 +291,7 @@ than it could, a hold lasted for seconds, and when the daemon was ended the last
 
 **From start to `watching`** was to take a fifth of what bpftrace takes to attach. It takes {start} of that. What it is made of, with `cargo xtask vm --icount -- sh -c
 'RUST_LOG=debug ktls-trace run --duration 1s'` and the like: the kernel copies its BTF, 6 MB, 0.09 s, twice, because aya's loader reads and parses it for relocations that
-Rust programs don't carry, and can't be told not to; 25 names are looked for in its 130,000 types; programs are verified and kprobes attached, 0.18 s. What it was
+Rust programs don't carry, and can't be told not to; its 130,000 types are walked through once for some 25 names; programs are verified and kprobes attached, 0.18 s. What it was
 made of before: `/proc/kallsyms` 0.68 s (the kernel makes 160,000 lines) and `available_filter_functions` 0.29 s, which are not read any more where BTF tells of every function that is hooked;
 the kernel's types walked through for each name of the module's, 0.4 s. `full` has to read `/proc/kallsyms` first, for the stacks; with `auto` that is done in the background afterwards.
 "
