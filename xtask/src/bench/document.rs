@@ -3,11 +3,15 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::figures::{
-    AGAIN, Attached, Before, Crowd, Daemon, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS,
+    AGAIN, Attached, Before, Crowd, Daemon, EMPTY, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS,
 };
 
 /// The script's name for a writer that fills its buffer and is refused twice, each time.
 const REFUSED: &str = "kTLS write, refused each time";
+/// … for one that sends a file.
+const SENDFILE: &str = "kTLS sendfile, MSS 65483";
+/// … for one that sends a byte each time.
+const ONE_BYTE: &str = "kTLS write, 1 byte each";
 
 /// The whole page.
 pub(super) fn of(figures: &Figures) -> String {
@@ -26,7 +30,8 @@ pub(super) fn of(figures: &Figures) -> String {
         programs,
         hits,
     } = figures;
-    let columns = SETTINGS.map(|setting| format!("`{setting}`")).join(" | ");
+    let [auto, light, full, bpftrace] = SETTINGS;
+    let of_sends = [auto, light, full, EMPTY, bpftrace];
     let count = |counts: &BTreeMap<String, u64>, setting| counts.get(setting).copied().unwrap_or(0);
     let told: Vec<String> = ["auto", "light", "full"]
         .map(|setting| {
@@ -38,14 +43,17 @@ pub(super) fn of(figures: &Figures) -> String {
         "# What it costs\n\n\
          Written by `cargo xtask bench`, in a guest with {kernel} on one processor under `-icount shift=0`: there a nanosecond is an \
          instruction, so the same\nrun takes the same time, whatever the host does. What the limits are made of: at the end.\n\n\
-         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so.\n\n\
+         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so. `{EMPTY}` has \
+         programs in the same places, of the same kinds, that do nothing (`empty.bt`): less than that no tracer with these hooks can cost.\n\n\
          ## A fixed number of sends, nothing wrong\n\n\
          One thread has both ends: it sends, reads what has arrived, and sends again (`odd lockstep`). Instructions of a send and its \
          receipt without the daemon,\nand sends a second as a part of that: without it once more at the end (`again`), and with it.\n\n\
-         | workload | instructions | again | {columns} |\n|---|---|---|---|---|---|---|\n"
+         | workload | instructions | again | {} |\n|---|---|---|---|---|---|---|---|\n",
+        named(&of_sends),
     );
     page += &rows(
         sends,
+        &of_sends,
         |without, with| without / with,
         |ns| format!("{ns:.0}"),
     );
@@ -57,10 +65,11 @@ pub(super) fn of(figures: &Figures) -> String {
          Two threads, {seconds} s of guest time each: bytes received a second, and as a part of that. How segments batch moves it, \
          also upwards, whenever anything shifts timing, most for\nplain TCP: a difference smaller than that of `again` from 1 says \
          nothing.\n\n\
-         | workload | without | again | {columns} |\n|---|---|---|---|---|---|---|\n",
+         | workload | without | again | {} |\n|---|---|---|---|---|---|---|\n",
         told.join(", "),
+        named(&SETTINGS),
     );
-    page += &rows(transfers, |without, with| with / without, per_s);
+    page += &rows(transfers, &SETTINGS, |without, with| with / without, per_s);
     page += &of_daemon(daemon);
     page += &of_crowds(crowds);
     page += &before.map(of_before).unwrap_or_default();
@@ -71,19 +80,31 @@ pub(super) fn of(figures: &Figures) -> String {
     page
 }
 
-/// Rows of parts, each with the figure without the daemon before them.
-fn rows(rows: &Rows, part: impl Fn(f64, f64) -> f64, show: impl Fn(f64) -> String) -> String {
-    let row = |(workload, settings): &(String, BTreeMap<String, f64>)| {
-        let without = settings.get(NONE).copied();
+/// Settings as the head of a table has them.
+fn named(settings: &[&str]) -> String {
+    let named = settings.iter().map(|setting| format!("`{setting}`"));
+    named.collect::<Vec<_>>().join(" | ")
+}
+
+/// Rows of parts, one for each of the settings, with the figure without the daemon before them.
+fn rows(
+    rows: &Rows,
+    settings: &[&str],
+    part: impl Fn(f64, f64) -> f64,
+    show: impl Fn(f64) -> String,
+) -> String {
+    let row = |(workload, figures): &(String, BTreeMap<String, f64>)| {
+        let without = figures.get(NONE).copied();
         let cell = |setting: &str| {
-            let both = without.zip(settings.get(setting));
+            let both = without.zip(figures.get(setting));
             both.map_or_else(
                 || "–".to_owned(),
                 |(without, &with)| format!("{:.4}", part(without, with)),
             )
         };
         let without = without.map_or_else(|| "–".to_owned(), &show);
-        let parts = SETTINGS.map(cell).join(" | ");
+        let parts: Vec<String> = settings.iter().map(|setting| cell(setting)).collect();
+        let parts = parts.join(" | ");
         format!("| {workload} | {without} | {} | {parts} |\n", cell(AGAIN))
     };
     rows.iter().map(row).collect()
@@ -101,7 +122,7 @@ fn of_daemon(daemon: &BTreeMap<String, Daemon>) -> String {
     [
         format!(
             "\n## The daemon itself\n\n| | {} |\n|---|---|---|---|---|\n",
-            SETTINGS.map(|setting| format!("`{setting}`")).join(" | ")
+            named(&SETTINGS)
         ),
         row(
             "from start to `watching`, or to the last kprobe",
@@ -266,14 +287,22 @@ fn of_limits(figures: &Figures) -> String {
     };
     let (one, two) = (thousand(false), thousand(true));
     let start = |setting: &str| daemon.get(setting).map(|daemon| daemon.start_s);
+    // What is left of sends by programs that do nothing.
+    let floor = |workload: &str| {
+        let figures = sends.iter().find(|(known, _)| known == workload);
+        let ns = |setting: &str| figures.and_then(|(_, settings)| settings.get(setting).copied());
+        let both = ns(NONE).zip(ns(EMPTY));
+        shown(both.map(|(without, with)| without / with), 4)
+    };
+    let (empty_sendfile, empty_byte) = (floor(SENDFILE), floor(ONE_BYTE));
     let both = start("auto").zip(start("bpftrace"));
     let start = shown(both.map(|(ours, theirs)| ours / theirs), 2);
     format!(
         "
 ## What the limits are made of
 
-**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not: each kTLS send runs two programs, each segment one, and each timer that TCP
-arms one more, and what a run takes stands above; being called by a trampoline comes to that, some 150 instructions. Tried, in this order, each kept: the
+**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not, and with these hooks nothing does: each kTLS send runs one program and each record another, each segment one, and each timer that TCP
+arms one more. That these are called at all leaves {empty_sendfile} of a `sendfile` and {empty_byte} of one-byte writes (`empty`); the rest is what ours do, a run of which stands above. Tried, in this order, each kept: the
 return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map of calls under way had to go with it); trampolines
 instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
 socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
@@ -322,6 +351,8 @@ mod tests {
 
     #[test]
     fn the_script_measures_what_the_limits_are_about() {
-        assert!(SCRIPT.contains(&format!("sends '{REFUSED}' ")));
+        for workload in [REFUSED, SENDFILE, ONE_BYTE] {
+            assert!(SCRIPT.contains(&format!("sends '{workload}' ")));
+        }
     }
 }

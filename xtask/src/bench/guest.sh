@@ -51,6 +51,18 @@ begin_bpftrace() {
     watches
 }
 
+# The same places, and nothing in them.
+begin_empty() {
+    setting=empty
+    bpftrace /usr/lib/bench/empty.bt >/tmp/peer 2>&1 &
+    daemon=$!
+    until [ "$(grep -cE '^(tls_sw_sendmsg|tls_push_sg|sk_reset_timer|tcp_event_new_data_sent) ' /sys/kernel/debug/tracing/enabled_functions)" -ge 4 ] &&
+        [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge 5 ]; do
+        kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
+        sleep 0.1
+    done
+}
+
 end() {
     kill -INT $daemon
     wait $daemon
@@ -118,7 +130,7 @@ ktls-trace repro --duration 1s --notsent-lowat stock >/dev/null
 
 case $part in
 all)
-    settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600
+    settings='none auto light full empty bpftrace again' many=50000 some=5000 idle=3600
     # `10,10000` takes ten minutes more, all of the processor, and is measured by putting it here.
     crowds='10,1 10000,1 10,1000' crowd_setting=auto
     ;;
@@ -130,6 +142,7 @@ esac
 for setting in $settings; do
     case $setting in
     none | again) ;;
+    empty) begin_empty ;;
     bpftrace)
         begin_bpftrace
         beginning
@@ -152,7 +165,7 @@ for setting in $settings; do
     sends 'kTLS write, refused each time' --sends $some --mode write --bytes 16384 --mss 1460 --refused 65536
     sends 'plain TCP sendfile' --sends $some --mode plain
     sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
-    if [ $part = all ]; then
+    if [ $part = all ] && [ $setting != empty ]; then
         case $setting in auto | full) million ;; esac
         transfer 'kTLS sendfile, MSS 65483'
         transfer 'kTLS write' --mode write
@@ -161,7 +174,7 @@ for setting in $settings; do
     fi
     case $setting in
     none | again) ;;
-    bpftrace) end ;;
+    empty | bpftrace) end ;;
     *)
         end
         echo "stopped$tab$setting$tab$(tail -n 1 /tmp/events.jsonl)"

@@ -34,8 +34,11 @@ use crate::{
 
 /// What the guest does.
 const SCRIPT: &str = include_str!("guest.sh");
-/// Where it finds what bpftrace is given.
-const PEER: &str = "/usr/lib/bench/peer.bt";
+/// What bpftrace is given, and where the guest finds it.
+const PEERS: [(&str, &str); 2] = [
+    ("xtask/src/bench/peer.bt", "/usr/lib/bench/peer.bt"),
+    ("xtask/src/bench/empty.bt", "/usr/lib/bench/empty.bt"),
+];
 
 /// Measures what the daemon costs, in a guest that counts instructions
 ///
@@ -171,10 +174,8 @@ fn in_guest(
     let tools = (part != Part::Check)
         .then(|| userland::tools(place))
         .transpose()?;
-    let put: [(PathBuf, String); 1] = [(
-        place.workspace.join("xtask/src/bench/peer.bt"),
-        PEER.to_owned(),
-    )];
+    let put: [(PathBuf, String); 2] =
+        PEERS.map(|(source, guest)| (place.workspace.join(source), guest.to_owned()));
     let extra = Extra {
         put: &put,
         lower: tools.as_deref().map(Lower::Packages),
