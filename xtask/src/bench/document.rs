@@ -43,8 +43,8 @@ pub(super) fn of(figures: &Figures) -> String {
         "# What it costs\n\n\
          Written by `cargo xtask bench`, in a guest with {kernel} on one processor under `-icount shift=0`: there a nanosecond is an \
          instruction, so the same\nrun takes the same time, whatever the host does. What the limits are made of: at the end.\n\n\
-         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so. `{EMPTY}` has \
-         programs in the same places, of the same kinds, that do nothing (`empty.bt`): less than that no tracer with these hooks can cost.\n\n\
+         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so. `{EMPTY}` is bpftrace, too, with \
+         programs in the same places, of the same kinds, whose bodies are empty (`empty.bt`): what being called costs, and what bpftrace adds of its own.\n\n\
          ## A fixed number of sends, nothing wrong\n\n\
          One thread has both ends: it sends, reads what has arrived, and sends again (`odd lockstep`). Instructions of a send and its \
          receipt without the daemon,\nand sends a second as a part of that: without it once more at the end (`again`), and with it.\n\n\
@@ -271,9 +271,12 @@ fn of_limits(figures: &Figures) -> String {
         hits,
         ..
     } = figures;
-    let refused = sends.iter().find(|(workload, _)| workload == REFUSED);
-    let ns = |setting: &str| refused.and_then(|(_, settings)| settings.get(setting).copied());
-    let both = ns(NONE).zip(ns("auto"));
+    let ns = |workload: &str, setting: &str| {
+        let figures = sends.iter().find(|(known, _)| known == workload);
+        figures.and_then(|(_, settings)| settings.get(setting).copied())
+    };
+    let without_and = |workload, setting| ns(workload, NONE).zip(ns(workload, setting));
+    let both = without_and(REFUSED, "auto");
     let lost = shown(both.map(|(without, with)| 1.0 - without / with), 4);
     // Refused twice a send.
     let refusal = shown(both.map(|(without, with)| (with - without) / 2.0), 0);
@@ -287,22 +290,20 @@ fn of_limits(figures: &Figures) -> String {
     };
     let (one, two) = (thousand(false), thousand(true));
     let start = |setting: &str| daemon.get(setting).map(|daemon| daemon.start_s);
-    // What is left of sends by programs that do nothing.
-    let floor = |workload: &str| {
-        let figures = sends.iter().find(|(known, _)| known == workload);
-        let ns = |setting: &str| figures.and_then(|(_, settings)| settings.get(setting).copied());
-        let both = ns(NONE).zip(ns(EMPTY));
+    let left_by_empty = |workload| {
+        let both = without_and(workload, EMPTY);
         shown(both.map(|(without, with)| without / with), 4)
     };
-    let (empty_sendfile, empty_byte) = (floor(SENDFILE), floor(ONE_BYTE));
+    let (empty_sendfile, empty_byte) = (left_by_empty(SENDFILE), left_by_empty(ONE_BYTE));
     let both = start("auto").zip(start("bpftrace"));
     let start = shown(both.map(|(ours, theirs)| ours / theirs), 2);
     format!(
         "
 ## What the limits are made of
 
-**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not, and with these hooks nothing does: each kTLS send runs one program and each record another, each segment one, and each timer that TCP
-arms one more. That these are called at all leaves {empty_sendfile} of a `sendfile` and {empty_byte} of one-byte writes (`empty`); the rest is what ours do, a run of which stands above. Tried, in this order, each kept: the
+**`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not: each kTLS send runs one program and each record another, each segment one, and each timer that TCP
+arms one more, and what a run takes stands above; being called by a trampoline comes to that, some 150 instructions. bpftrace's programs with nothing in them leave {empty_sendfile} of
+a `sendfile` and {empty_byte} of one-byte writes (`empty`); how much of that is bpftrace's own is not known: one-byte writes of plain TCP cost more with them than with `full`. Tried, in this order, each kept: the
 return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map of calls under way had to go with it); trampolines
 instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
 socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.

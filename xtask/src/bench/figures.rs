@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// The columns besides [`NONE`], in their order: the daemon's settings, and what somebody would write with bpftrace.
 pub(super) const SETTINGS: [&str; 4] = ["auto", "light", "full", "bpftrace"];
-/// The hooks of `full` with programs that do nothing, for a fixed number of sends: the least that they can cost.
+/// The hooks of `full` with programs that do nothing, by bpftrace, for a fixed number of sends.
 pub(super) const EMPTY: &str = "empty";
 /// Without anything, first and …
 pub(super) const NONE: &str = "none";

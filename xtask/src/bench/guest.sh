@@ -39,28 +39,22 @@ begin() {
     watches
 }
 
+# Functions that a trampoline calls a program of.
+trampolines() {
+    grep -cE '^(tls_sw_sendmsg|tls_push_sg|sk_reset_timer|tcp_event_new_data_sent) ' /sys/kernel/debug/tracing/enabled_functions
+}
+
+# With a script that makes so many kprobes, and perhaps trampolines for the functions above.
 begin_bpftrace() {
     begun=$(now)
-    bpftrace /usr/lib/bench/peer.bt >/tmp/peer 2>&1 &
+    bpftrace /usr/lib/bench/$1 >/tmp/peer 2>&1 &
     daemon=$!
     # It says that it attaches, but not when it has.
-    until [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge 9 ]; do
+    until [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge $2 ] && { [ $3 -eq 0 ] || [ "$(trampolines)" -ge $3 ]; }; do
         kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
         sleep 0.1
     done
     watches
-}
-
-# The same places, and nothing in them.
-begin_empty() {
-    setting=empty
-    bpftrace /usr/lib/bench/empty.bt >/tmp/peer 2>&1 &
-    daemon=$!
-    until [ "$(grep -cE '^(tls_sw_sendmsg|tls_push_sg|sk_reset_timer|tcp_event_new_data_sent) ' /sys/kernel/debug/tracing/enabled_functions)" -ge 4 ] &&
-        [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge 5 ]; do
-        kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
-        sleep 0.1
-    done
 }
 
 end() {
@@ -142,9 +136,9 @@ esac
 for setting in $settings; do
     case $setting in
     none | again) ;;
-    empty) begin_empty ;;
+    empty) begin_bpftrace empty.bt 5 4 ;;
     bpftrace)
-        begin_bpftrace
+        begin_bpftrace peer.bt 9 0
         beginning
         ;;
     *)
