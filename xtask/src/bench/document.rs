@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::figures::{
-    AGAIN, Attached, Before, Crowd, Daemon, EMPTY, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS,
+    AGAIN, Attached, Before, Calls, Crowd, Daemon, Figures, NONE, Rows, SETTINGS, WATCHED_SECONDS,
 };
 
 /// The script's name for a writer that fills its buffer and is refused twice, each time.
@@ -12,6 +12,8 @@ const REFUSED: &str = "kTLS write, refused each time";
 const SENDFILE: &str = "kTLS sendfile, MSS 65483";
 /// … for one that sends a byte each time.
 const ONE_BYTE: &str = "kTLS write, 1 byte each";
+/// … for those that programs of `full` have nothing to do for.
+const PLAIN: [&str; 2] = ["plain TCP sendfile", "plain TCP write, 1 byte each"];
 
 /// The whole page.
 pub(super) fn of(figures: &Figures) -> String {
@@ -29,9 +31,8 @@ pub(super) fn of(figures: &Figures) -> String {
         before,
         programs,
         hits,
+        calls: _,
     } = figures;
-    let [auto, light, full, bpftrace] = SETTINGS;
-    let of_sends = [auto, light, full, EMPTY, bpftrace];
     let count = |counts: &BTreeMap<String, u64>, setting| counts.get(setting).copied().unwrap_or(0);
     let told: Vec<String> = ["auto", "light", "full"]
         .map(|setting| {
@@ -43,17 +44,16 @@ pub(super) fn of(figures: &Figures) -> String {
         "# What it costs\n\n\
          Written by `cargo xtask bench`, in a guest with {kernel} on one processor under `-icount shift=0`: there a nanosecond is an \
          instruction, so the same\nrun takes the same time, whatever the host does. What the limits are made of: at the end.\n\n\
-         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so. `{EMPTY}` is bpftrace, too, with \
-         programs in the same places, of the same kinds, whose bodies are empty (`empty.bt`): what being called costs, and what bpftrace adds of its own.\n\n\
+         `bpftrace` is Debian 13's, with `xtask/src/bench/peer.bt`: the hooks of `full`, doing in a few lines what can be done so.\n\n\
          ## A fixed number of sends, nothing wrong\n\n\
          One thread has both ends: it sends, reads what has arrived, and sends again (`odd lockstep`). Instructions of a send and its \
          receipt without the daemon,\nand sends a second as a part of that: without it once more at the end (`again`), and with it.\n\n\
-         | workload | instructions | again | {} |\n|---|---|---|---|---|---|---|---|\n",
-        named(&of_sends),
+         | workload | instructions | again | {} |\n|---|---|---|---|---|---|---|\n",
+        named(&SETTINGS),
     );
     page += &rows(
         sends,
-        &of_sends,
+        &SETTINGS,
         |without, with| without / with,
         |ns| format!("{ns:.0}"),
     );
@@ -76,6 +76,7 @@ pub(super) fn of(figures: &Figures) -> String {
     page += &attached.map(of_attached).unwrap_or_default();
     page += &of_programs(*binary_bytes, programs);
     page += &of_hits(hits);
+    page += &of_calls(figures);
     page += &of_limits(figures);
     page
 }
@@ -255,28 +256,75 @@ fn of_hits(hits: &BTreeMap<String, (f64, f64)>) -> String {
     let rows: String = hits.iter().map(row).collect();
     format!(
         "\n## A run of each program\n\n\
-         With `full`, in a run of its own: 5200 sends of one byte through kernel TLS; 700 times that a writer fills its buffer, is refused and all is read \
-         (`{REFUSED}`, above); 3 s of `ktls-trace repro`, whose records are held. Hooks that none of this meets have no row. From \
-         `kernel.bpf_stats_enabled`, whose own cost is in it; that of calling the program is not.\n\n\
+         With `full`, in a run of its own: some of the sends of the first table, then 3 s of `ktls-trace repro`, whose records are held. Hooks that \
+         none of this meets have no row. From `kernel.bpf_stats_enabled`, whose own cost is in it; that of calling the program is not.\n\n\
          | hook | runs | instructions each |\n|---|---|---|\n{rows}"
+    )
+}
+
+/// What `full` adds to a send, in instructions, of which so many come to a call.
+fn added(figures: &Figures, calls: &Calls) -> Option<f64> {
+    let (without, with) = figures.instructions(&calls.workload, "full")?;
+    Some(with - without)
+}
+
+/// What calling a program costs, in instructions: what `full` adds to sends of plain TCP, for which its programs return at once.
+fn call(figures: &Figures) -> Option<f64> {
+    let plain = figures
+        .calls
+        .iter()
+        .filter(|calls| PLAIN.contains(&calls.workload.as_str()));
+    let each = plain.filter_map(|calls| Some(added(figures, calls)? * calls.sends / calls.runs));
+    each.min_by(f64::total_cmp)
+}
+
+/// What would be left of sends if the programs of `full` were called as often and did nothing.
+fn floor(figures: &Figures, calls: &Calls) -> Option<f64> {
+    let (without, _) = figures.instructions(&calls.workload, "full")?;
+    Some(without / (without + calls.runs / calls.sends * call(figures)?))
+}
+
+/// How often the programs of `full` are called, and what that costs.
+fn of_calls(figures: &Figures) -> String {
+    let row = |calls: &Calls| {
+        let Calls {
+            workload,
+            sends,
+            runs,
+            seconds,
+        } = calls;
+        let kept = figures.instructions(workload, "full");
+        format!(
+            "| {workload} | {:.1} | {} | {:.0} | {} | {} |\n",
+            runs / sends,
+            shown(added(figures, calls), 0),
+            seconds * 1e9 / sends,
+            shown(floor(figures, calls), 4),
+            shown(kept.map(|(without, with)| without / with), 4),
+        )
+    };
+    let rows: String = figures.calls.iter().map(row).collect();
+    format!(
+        "\n## What calling them costs\n\n\
+         From the same run. For plain TCP the programs of `full` return at once, as long as no socket is under suspicion: what they add to such a send is what it costs to call them, \
+         {} instructions each, the smaller of the two figures. What kTLS sends would keep if they were called as often and did nothing is the floor; `refused each time` is called by \
+         kprobes, too, which cost more.\n\n\
+         | workload | programs called a send | instructions that `full` adds | of those by the kernel's count, its own cost in it | floor | kept |\n\
+         |---|---|---|---|---|---|\n{rows}",
+        shown(call(figures), 0)
     )
 }
 
 /// What was found about the figures that are not as they should be.
 fn of_limits(figures: &Figures) -> String {
     let Figures {
-        sends,
         daemon,
         crowds,
         hits,
+        calls,
         ..
     } = figures;
-    let ns = |workload: &str, setting: &str| {
-        let figures = sends.iter().find(|(known, _)| known == workload);
-        figures.and_then(|(_, settings)| settings.get(setting).copied())
-    };
-    let without_and = |workload, setting| ns(workload, NONE).zip(ns(workload, setting));
-    let both = without_and(REFUSED, "auto");
+    let both = figures.instructions(REFUSED, "auto");
     let lost = shown(both.map(|(without, with)| 1.0 - without / with), 4);
     // Refused twice a send.
     let refusal = shown(both.map(|(without, with)| (with - without) / 2.0), 0);
@@ -290,11 +338,17 @@ fn of_limits(figures: &Figures) -> String {
     };
     let (one, two) = (thousand(false), thousand(true));
     let start = |setting: &str| daemon.get(setting).map(|daemon| daemon.start_s);
-    let left_by_empty = |workload| {
-        let both = without_and(workload, EMPTY);
-        shown(both.map(|(without, with)| without / with), 4)
+    let calls_of = |workload| calls.iter().find(|calls| calls.workload == workload);
+    let floor_of = |workload| {
+        shown(
+            calls_of(workload).and_then(|calls| floor(figures, calls)),
+            4,
+        )
     };
-    let (empty_sendfile, empty_byte) = (left_by_empty(SENDFILE), left_by_empty(ONE_BYTE));
+    let (floor_sendfile, floor_byte) = (floor_of(SENDFILE), floor_of(ONE_BYTE));
+    let often = |workload| shown(calls_of(workload).map(|calls| calls.runs / calls.sends), 1);
+    let (often_sendfile, often_byte) = (often(SENDFILE), often(ONE_BYTE));
+    let call = shown(call(figures), 0);
     let both = start("auto").zip(start("bpftrace"));
     let start = shown(both.map(|(ours, theirs)| ours / theirs), 2);
     format!(
@@ -302,8 +356,8 @@ fn of_limits(figures: &Figures) -> String {
 ## What the limits are made of
 
 **`full`** is to keep 0.995 of a transfer, and 0.97 of one-byte writes. It does not: each kTLS send runs one program and each record another, each segment one, and each timer that TCP
-arms one more, and what a run takes stands above; being called by a trampoline comes to that, some 150 instructions. bpftrace's programs with nothing in them leave {empty_sendfile} of
-a `sendfile` and {empty_byte} of one-byte writes (`empty`); how much of that is bpftrace's own is not known: one-byte writes of plain TCP cost more with them than with `full`. Tried, in this order, each kept: the
+arms one more. Being called costs {call} instructions each time: of one-byte writes ({often_byte} calls a send) programs that do nothing would leave {floor_byte}, and of a `sendfile` ({often_sendfile}) {floor_sendfile}.
+Tried, in this order, each kept: the
 return of `tls_push_sg` is not hooked (a hook on a return costs twice, and a map of calls under way had to go with it); trampolines
 instead of kprobes; a flag that says whether there is any suspect before one is looked up; no clock at the beginning of a send. What is left is reading the
 socket through `bpf_probe_read_kernel` and the map of what was sent. `auto`, the default, has none of these hooks attached until there is a stall.
@@ -314,7 +368,10 @@ the kprobe is the rest. A trampoline there would cost less, and was tried: see `
 side by side, and the operations of `tls` are known by their address after the first time. In the transfers, where the writer sleeps until half the buffer is free, nothing can be measured.
 
 **A thousand stalls at once** are to take less than half a processor. They take {one} % where instructions are counted and the hot hooks come with the stalls; with two
-emulated processors, `full`, and the figure made of time, {two} %.
+emulated processors, `full`, and the figure made of time, {two} %. What that is made of was looked at once (`cargo xtask vm --kernel 6.12 --memory 2048`, the same crowd, 10 s of `/proc/PID/task/*/schedstat` and `stat`): of
+55 %, 53 are the thread that reads the ring buffer and correlates, 38 of these in user space and 15 in the kernel, and 2 the one that writes events. Writers were refused some 2800 times a second, each hold leaves two records, and the
+thread wakes 350 times a second, for it leaves the ring buffer alone for 2 ms where records come one after the other; before it did, it took 61 %. `sock_diag` is asked the less often the older a proven
+episode is. So it is the work on each record, some 70 µs of an emulated processor.
 
 **Ten thousand stalls at once**, measured once by putting that crowd into the script (6.12, one processor, 60 s): 9968 told, 46 % of the processor, 64,744 KiB resident. The processor had more to do
 than it could, a hold lasted for seconds, and when the daemon was ended the last events did not all reach the file in the time that it gives itself.
@@ -352,8 +409,10 @@ mod tests {
 
     #[test]
     fn the_script_measures_what_the_limits_are_about() {
-        for workload in [REFUSED, SENDFILE, ONE_BYTE] {
+        let [sendfile, one_byte] = PLAIN;
+        for workload in [REFUSED, SENDFILE, ONE_BYTE, sendfile, one_byte] {
             assert!(SCRIPT.contains(&format!("sends '{workload}' ")));
+            assert!(SCRIPT.contains(&format!("called '{workload}' ")));
         }
     }
 }

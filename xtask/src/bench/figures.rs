@@ -9,8 +9,6 @@ use serde_json::Value;
 
 /// The columns besides [`NONE`], in their order: the daemon's settings, and what somebody would write with bpftrace.
 pub(super) const SETTINGS: [&str; 4] = ["auto", "light", "full", "bpftrace"];
-/// The hooks of `full` with programs that do nothing, by bpftrace, for a fixed number of sends.
-pub(super) const EMPTY: &str = "empty";
 /// Without anything, first and …
 pub(super) const NONE: &str = "none";
 /// … last of all.
@@ -52,6 +50,21 @@ pub(super) struct Figures {
     pub(super) programs: BTreeMap<String, u64>,
     /// Times that the program of a hook ran in what the script has for that, and how long in all, in seconds.
     pub(super) hits: BTreeMap<String, (f64, f64)>,
+    /// How often programs ran for sends of a kind, in the order of the script.
+    pub(super) calls: Vec<Calls>,
+}
+
+/// How often programs ran for sends of a kind.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Calls {
+    /// The workload, by the name that it has in [`Figures::sends`].
+    pub(super) workload: String,
+    /// Sends.
+    pub(super) sends: f64,
+    /// Times that any program ran.
+    pub(super) runs: f64,
+    /// How long in all, in seconds.
+    pub(super) seconds: f64,
 }
 
 /// Some stalls among sockets that have nothing to send, with `auto`.
@@ -222,6 +235,20 @@ impl Figures {
                     _ => *seconds = number(value)?,
                 }
             }
+            ["called", workload, report] => {
+                let report: Value = serde_json::from_str(report).context("a workload's report")?;
+                let of = |key: &str| report.get(key).and_then(Value::as_f64).context("no count");
+                let sum = |of: fn(&(f64, f64)) -> f64| self.hits.values().map(of).sum::<f64>();
+                let before = |of: fn(&Calls) -> f64| self.calls.iter().map(of).sum::<f64>();
+                let runs = sum(|(runs, _)| *runs) - before(|calls| calls.runs);
+                let seconds = sum(|(_, seconds)| *seconds) - before(|calls| calls.seconds);
+                self.calls.push(Calls {
+                    workload: workload.to_owned(),
+                    sends: of("sends")? + of("warm_up")?,
+                    runs,
+                    seconds,
+                });
+            }
             ["programs", verified] => {
                 let verified: Verified = serde_json::from_str(verified).context("programs")?;
                 self.programs = verified
@@ -233,6 +260,12 @@ impl Figures {
             _ => bail!("which is no figure"),
         }
         Ok(())
+    }
+
+    /// Instructions of a send of a workload: without anything, and with a setting.
+    pub(super) fn instructions(&self, workload: &str, setting: &str) -> Option<(f64, f64)> {
+        let (_, settings) = self.sends.iter().find(|(known, _)| known == workload)?;
+        Some((*settings.get(NONE)?, *settings.get(setting)?))
     }
 
     fn daemon(&mut self, setting: &str) -> &mut Daemon {
@@ -352,6 +385,16 @@ mod tests {
             "attached\t{\"time\":\"2026-01-01T00:00:10.000000Z\"}\t{\"time\":\"2026-01-01T00:00:10.090000Z\",\"reason\":\"a stall was opened; attaching took 60 ms\"}\t{\"released\":{\"peer-ack\":8,\"persist-timer\":1,\"unknown\":3}}",
             "crowd\t10\t1000\t0\t4400000000\t-\t20000\t{\"held\":{\"ms\":21.5}}\t1000\t{\"lost\":{}}",
             "before\t10000\t1\t11000\t29000",
+            "sends\tplain TCP sendfile\tnone\t{\"sends\":100,\"ns_per_send\":10000.0}",
+            "sends\tplain TCP sendfile\tfull\t{\"sends\":100,\"ns_per_send\":10200.0}",
+            "hits\tsk_reset_timer\truns\t400",
+            "hits\tsk_reset_timer\trun_seconds\t0.00004",
+            "called\tplain TCP sendfile\t{\"sends\":150,\"warm_up\":50}",
+            "sends\tkTLS write, 1 byte each\tnone\t{\"sends\":100,\"ns_per_send\":19000.0}",
+            "sends\tkTLS write, 1 byte each\tfull\t{\"sends\":100,\"ns_per_send\":20000.0}",
+            "hits\tsk_reset_timer\truns\t900",
+            "hits\tsk_reset_timer\trun_seconds\t0.00009",
+            "called\tkTLS write, 1 byte each\t{\"sends\":50,\"warm_up\":50}",
             "hits\ttls_push_sg\truns\t100",
             "hits\ttls_push_sg\trun_seconds\t0.00005",
             "hits\tsk_stream_wait_memory\truns\t10",
@@ -392,6 +435,10 @@ mod tests {
             "it costs 0.0040 even with `auto`:\n200 instructions a refusal, 150 of them",
             "They take 44 % where instructions are counted",
             "It takes 0.50 of that",
+            // Two calls of a hundred instructions each.
+            "| plain TCP sendfile | 2.0 | 200 | 200 | 0.9804 | 0.9804 |",
+            "| kTLS write, 1 byte each | 5.0 | 1000 | 500 | 0.9744 | 0.9500 |",
+            "of one-byte writes (5.0 calls a send) programs that do nothing would leave 0.9744",
         ] {
             assert!(document.contains(row), "{row}\n{document}");
         }

@@ -39,18 +39,12 @@ begin() {
     watches
 }
 
-# Functions that a trampoline calls a program of.
-trampolines() {
-    grep -cE '^(tls_sw_sendmsg|tls_push_sg|sk_reset_timer|tcp_event_new_data_sent) ' /sys/kernel/debug/tracing/enabled_functions
-}
-
-# With a script that makes so many kprobes, and perhaps trampolines for the functions above.
 begin_bpftrace() {
     begun=$(now)
-    bpftrace /usr/lib/bench/$1 >/tmp/peer 2>&1 &
+    bpftrace /usr/lib/bench/peer.bt >/tmp/peer 2>&1 &
     daemon=$!
     # It says that it attaches, but not when it has.
-    until [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge $2 ] && { [ $3 -eq 0 ] || [ "$(trampolines)" -ge $3 ]; }; do
+    until [ "$(wc -l </sys/kernel/debug/kprobes/list)" -ge 9 ]; do
         kill -0 $daemon || { cat /tmp/peer >&2; exit 1; }
         sleep 0.1
     done
@@ -101,15 +95,32 @@ million() {
     told million "$before"
 }
 
-# How long each program runs, by the kernel's own count, which costs time itself. What sends of a byte never meet is met by a
-# writer that is refused, and by one whose records are held.
+# How often each program has run, and for how long.
 hits() {
+    wget -q -O - http://127.0.0.1:9190/metrics | sed -n "s/^ktls_trace_program_\(runs\|run_seconds\)_total{hook=\"\([a-z0-9_]*\)\"} \(.*\)/hits$tab\2$tab\1$tab\3/p"
+}
+
+# What programs run for sends of a kind.
+called() {
+    name=$1
+    shift
+    report=$(odd lockstep "$@")
+    hits
+    echo "called$tab$name$tab$report"
+}
+
+# How long programs run, by the kernel's own count, which costs time itself.
+costs() {
     sysctl -q kernel.bpf_stats_enabled=1
-    odd lockstep --mode write --bytes 1 --sends 5000 >/dev/null
-    odd lockstep --mode write --bytes 16384 --mss 1460 --refused 65536 --sends 500 >/dev/null
+    called 'plain TCP sendfile' --mode plain --sends 1000
+    called 'plain TCP write, 1 byte each' --mode plain-write --bytes 1
+    called 'kTLS sendfile, MSS 65483' --sends 1000
+    called 'kTLS write, 1 byte each' --mode write --bytes 1
+    called 'kTLS write, refused each time' --mode write --bytes 16384 --mss 1460 --refused 65536 --sends 500
+    # What healthy sends never meet.
     ktls-trace repro --duration 3s >/dev/null
     sysctl -q kernel.bpf_stats_enabled=0
-    wget -q -O - http://127.0.0.1:9190/metrics | sed -n "s/^ktls_trace_program_\(runs\|run_seconds\)_total{hook=\"\([a-z0-9_]*\)\"} \(.*\)/hits$tab\2$tab\1$tab\3/p"
+    hits
 }
 
 # Times that a writer was refused so far.
@@ -124,7 +135,7 @@ ktls-trace repro --duration 1s --notsent-lowat stock >/dev/null
 
 case $part in
 all)
-    settings='none auto light full empty bpftrace again' many=50000 some=5000 idle=3600
+    settings='none auto light full bpftrace again' many=50000 some=5000 idle=3600
     # `10,10000` takes ten minutes more, all of the processor, and is measured by putting it here.
     crowds='10,1 10000,1 10,1000' crowd_setting=auto
     ;;
@@ -136,9 +147,8 @@ esac
 for setting in $settings; do
     case $setting in
     none | again) ;;
-    empty) begin_bpftrace empty.bt 5 4 ;;
     bpftrace)
-        begin_bpftrace peer.bt 9 0
+        begin_bpftrace
         beginning
         ;;
     *)
@@ -159,7 +169,7 @@ for setting in $settings; do
     sends 'kTLS write, refused each time' --sends $some --mode write --bytes 16384 --mss 1460 --refused 65536
     sends 'plain TCP sendfile' --sends $some --mode plain
     sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
-    if [ $part = all ] && [ $setting != empty ]; then
+    if [ $part = all ]; then
         case $setting in auto | full) million ;; esac
         transfer 'kTLS sendfile, MSS 65483'
         transfer 'kTLS write' --mode write
@@ -168,7 +178,7 @@ for setting in $settings; do
     fi
     case $setting in
     none | again) ;;
-    empty | bpftrace) end ;;
+    bpftrace) end ;;
     *)
         end
         echo "stopped$tab$setting$tab$(tail -n 1 /tmp/events.jsonl)"
@@ -180,7 +190,7 @@ done
 if [ $part = all ]; then
     # A run of its own: a stall is among what it meets.
     begin full --metrics-listen 127.0.0.1:9190
-    hits
+    costs
     end
     rm -f /tmp/events.jsonl
 fi

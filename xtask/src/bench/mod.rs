@@ -7,12 +7,7 @@ mod document;
 mod expected;
 mod figures;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -34,16 +29,13 @@ use crate::{
 
 /// What the guest does.
 const SCRIPT: &str = include_str!("guest.sh");
-/// What bpftrace is given, and where the guest finds it.
-const PEERS: [(&str, &str); 2] = [
-    ("xtask/src/bench/peer.bt", "/usr/lib/bench/peer.bt"),
-    ("xtask/src/bench/empty.bt", "/usr/lib/bench/empty.bt"),
-];
+/// Where it finds what bpftrace is given.
+const PEER: &str = "/usr/lib/bench/peer.bt";
 
 /// Measures what the daemon costs, in a guest that counts instructions
 ///
 /// Writes docs/performance.md, what `--check` holds later figures against, and target/xtask/results/bench.json. Takes
-/// half an hour and more.
+/// some twenty minutes.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArguments {
     /// Kernel to boot
@@ -174,8 +166,8 @@ fn in_guest(
     let tools = (part != Part::Check)
         .then(|| userland::tools(place))
         .transpose()?;
-    let put: [(PathBuf, String); 2] =
-        PEERS.map(|(source, guest)| (place.workspace.join(source), guest.to_owned()));
+    let peer = place.workspace.join("xtask/src/bench/peer.bt");
+    let put = [(peer, PEER.to_owned())];
     let extra = Extra {
         put: &put,
         lower: tools.as_deref().map(Lower::Packages),

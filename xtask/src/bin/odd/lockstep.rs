@@ -94,6 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     let took = begun.elapsed();
     Ok(json!({
         "sends": sends,
+        "warm_up": WARM_UP,
         "bytes_received": both.received,
         "ns_per_send": took.as_secs_f64() * 1e9 / f64::from(sends),
     }))
