@@ -16,7 +16,6 @@ use super::{
     clock,
     hooks::{Calm, Mode, observe_how, stirs},
     poller::{Answer, Poller},
-    ring::Pace,
     service::Manager,
 };
 use crate::{
@@ -281,10 +280,8 @@ impl Session<'_> {
             .map(|duration| Instant::now() + duration);
         let mut housekeeping = Instant::now();
         let mut clock = housekeeping + CLOCK_EVERY;
-        let mut pace = Pace::default();
         while !self.reader_gone {
             let deadline = self.correlator.next_deadline_ns().map(instant_of);
-            let deadline = deadline.map(|due| pace.pause_until.map_or(due, |until| due.max(until)));
             tokio::select! {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
@@ -296,12 +293,8 @@ impl Session<'_> {
                     self.drain();
                     self.observe(What::Tick);
                 }
-                () = at(pace.pause_until), if pace.pause_until.is_some() => pace.pause_until = None,
-                stir = stirs(&mut self.mode), if pace.pause_until.is_none() => match stir {
-                    Stir::Records => {
-                        self.drain();
-                        pace.has_read(Instant::now());
-                    }
+                stir = stirs(&mut self.mode) => match stir {
+                    Stir::Records => self.drain(),
                     Stir::Armed(armed) => {
                         self.drain();
                         self.armed(armed);
