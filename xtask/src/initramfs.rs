@@ -130,6 +130,7 @@ impl Archive {
         ] {
             self.directory(directory)?;
         }
+        self.symlink("sbin/end-connections", "/init")?;
         self.symlink("sbin/latency", "/init")?;
         self.symlink("sbin/qdisc", "/init")?;
         self.symlink("sbin/route-initcwnd", "/init")?;

@@ -175,6 +175,8 @@ impl Scenario {
             && !daemon.args.iter().any(|argument| argument == "--probes")
         {
             daemon.args.extend(["--probes", probes].map(str::to_owned));
+            // As for those that say so themselves.
+            self.text.one_processor |= probes == "auto";
         }
     }
 
@@ -255,6 +257,10 @@ impl Scenario {
             .any(|output| output.contains.is_some() == output.absent.is_some())
         {
             return Err("an [[output]] needs either `contains` or `absent`");
+        }
+        let on_demand = |daemon: &Daemon| daemon.args.iter().any(|argument| argument == "auto");
+        if text.daemon.as_ref().is_some_and(on_demand) && !text.one_processor {
+            return Err("hooks that come on demand come to code that runs: `one-processor = true`");
         }
         Ok(())
     }
@@ -362,5 +368,18 @@ pub(super) mod tests {
         ))
         .unwrap_err();
         assert!(error.to_string().contains("no [daemon]"), "{error}");
+    }
+
+    #[test]
+    fn hooks_on_demand_take_one_processor() {
+        let with = |more: &str| {
+            let daemon = "[daemon]\nargs = [\"--probes\", \"auto\"]\n";
+            parse(&format!(
+                "{HEAD}{more}{daemon}[workload]\ncommand = [\"true\"]\nexit = 0\n"
+            ))
+        };
+        let error = with("").unwrap_err().to_string();
+        assert!(error.contains("one-processor"), "{error}");
+        assert!(with("one-processor = true\n").unwrap().job().one_processor);
     }
 }

@@ -1,5 +1,6 @@
 //! The only program of a test guest besides the daemon and busybox. By the name it is called under it is the guest's init, its
-//! `modprobe`, its `qdisc` and `route-initcwnd`, its stopwatch, or the process that does the job the guest was booted for.
+//! `modprobe`, its `end-connections`, `qdisc` and `route-initcwnd`, its stopwatch, or the process that does the job the guest was
+//! booted for.
 
 mod init;
 mod latency;
@@ -24,12 +25,13 @@ fn main() -> ExitCode {
     let result = match name {
         "init" => init::main(),
         "modprobe" => modules::main(arguments),
+        "end-connections" => sockets::end_all(),
         "latency" => latency::main(arguments),
         "qdisc" => qdisc::main(arguments),
         "route-initcwnd" => route_initcwnd::main(arguments),
         runner::NAME => runner::main(),
         _ => Err(anyhow::anyhow!(
-            "call me as init, modprobe, latency, qdisc, route-initcwnd or {}",
+            "call me as init, modprobe, end-connections, latency, qdisc, route-initcwnd or {}",
             runner::NAME
         )),
     };

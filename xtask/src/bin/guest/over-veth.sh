@@ -25,6 +25,8 @@ nsenter -t $peer -n sh -c "ip link set lo up; ip link set veth0 mtu $mtu; ip add
 [ -z "$qdisc" ] || qdisc va $qdisc
 status=0
 "$@" || status=$?
+# What is not acknowledged yet will never be: it would keep the other namespace, and the tls module, for minutes.
+nsenter -t $peer -n end-connections
 kill $peer
 ip link del va 2>/dev/null || true
 exit $status
