@@ -67,6 +67,13 @@ pub(super) struct Calls {
     pub(super) seconds: f64,
 }
 
+impl Calls {
+    /// Programs that run for a send.
+    pub(super) fn a_send(&self) -> f64 {
+        self.runs / self.sends
+    }
+}
+
 /// Some stalls among sockets that have nothing to send, with `auto`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Crowd {
@@ -238,16 +245,18 @@ impl Figures {
             ["called", workload, report] => {
                 let report: Value = serde_json::from_str(report).context("a workload's report")?;
                 let of = |key: &str| report.get(key).and_then(Value::as_f64).context("no count");
-                let sum = |of: fn(&(f64, f64)) -> f64| self.hits.values().map(of).sum::<f64>();
-                let before = |of: fn(&Calls) -> f64| self.calls.iter().map(of).sum::<f64>();
-                let runs = sum(|(runs, _)| *runs) - before(|calls| calls.runs);
-                let seconds = sum(|(_, seconds)| *seconds) - before(|calls| calls.seconds);
-                self.calls.push(Calls {
+                let mut calls = Calls {
                     workload: workload.to_owned(),
                     sends: of("sends")? + of("warm_up")?,
-                    runs,
-                    seconds,
-                });
+                    runs: self.hits.values().map(|(runs, _)| runs).sum(),
+                    seconds: self.hits.values().map(|(_, seconds)| seconds).sum(),
+                };
+                // The programs' counts go on from one workload to the next.
+                for earlier in &self.calls {
+                    calls.runs -= earlier.runs;
+                    calls.seconds -= earlier.seconds;
+                }
+                self.calls.push(calls);
             }
             ["programs", verified] => {
                 let verified: Verified = serde_json::from_str(verified).context("programs")?;

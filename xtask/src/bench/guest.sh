@@ -109,18 +109,16 @@ called() {
     echo "called$tab$name$tab$report"
 }
 
-# How long programs run, by the kernel's own count, which costs time itself.
-costs() {
-    sysctl -q kernel.bpf_stats_enabled=1
-    called 'plain TCP sendfile' --mode plain --sends 1000
-    called 'plain TCP write, 1 byte each' --mode plain-write --bytes 1
-    called 'kTLS sendfile, MSS 65483' --sends 1000
-    called 'kTLS write, 1 byte each' --mode write --bytes 1
-    called 'kTLS write, refused each time' --mode write --bytes 16384 --mss 1460 --refused 65536 --sends 500
-    # What healthy sends never meet.
-    ktls-trace repro --duration 3s >/dev/null
-    sysctl -q kernel.bpf_stats_enabled=0
-    hits
+# The workloads of a fixed number of sends, each given to `sends` or `called`.
+workloads() {
+    $1 'kTLS sendfile, MSS 65483' --sends $some
+    $1 'kTLS sendfile, MSS 8948' --sends $some --mss 8960
+    $1 'kTLS sendfile, MSS 1448' --sends $some --mss 1460
+    $1 'kTLS write' --sends $some --mode write --bytes 16384
+    $1 'kTLS write, 1 byte each' --sends $many --mode write --bytes 1
+    $1 'kTLS write, refused each time' --sends $some --mode write --bytes 16384 --mss 1460 --refused 65536
+    $1 'plain TCP sendfile' --sends $some --mode plain
+    $1 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
 }
 
 # Times that a writer was refused so far.
@@ -161,14 +159,7 @@ for setting in $settings; do
         idle=60
         ;;
     esac
-    sends 'kTLS sendfile, MSS 65483' --sends $some
-    sends 'kTLS sendfile, MSS 8948' --sends $some --mss 8960
-    sends 'kTLS sendfile, MSS 1448' --sends $some --mss 1460
-    sends 'kTLS write' --sends $some --mode write --bytes 16384
-    sends 'kTLS write, 1 byte each' --sends $many --mode write --bytes 1
-    sends 'kTLS write, refused each time' --sends $some --mode write --bytes 16384 --mss 1460 --refused 65536
-    sends 'plain TCP sendfile' --sends $some --mode plain
-    sends 'plain TCP write, 1 byte each' --sends $many --mode plain-write --bytes 1
+    workloads sends
     if [ $part = all ]; then
         case $setting in auto | full) million ;; esac
         transfer 'kTLS sendfile, MSS 65483'
@@ -190,7 +181,14 @@ done
 if [ $part = all ]; then
     # A run of its own: a stall is among what it meets.
     begin full --metrics-listen 127.0.0.1:9190
-    costs
+    # How long programs run, by the kernel's own count, which costs time itself.
+    sysctl -q kernel.bpf_stats_enabled=1
+    some=1000 many=5000
+    workloads called
+    # What healthy sends never meet.
+    ktls-trace repro --duration 3s >/dev/null
+    hits
+    sysctl -q kernel.bpf_stats_enabled=0
     end
     rm -f /tmp/events.jsonl
 fi
