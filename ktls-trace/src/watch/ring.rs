@@ -1,6 +1,8 @@
 //! What the programs tell, taken from their ring buffer, and what they are told in return.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{clock, hooks::Mode, process, session::Session};
 use crate::{
@@ -11,6 +13,28 @@ use crate::{
 
 /// Records of the ring buffer that are taken before it is looked whether there is something else to do.
 const AT_ONCE: usize = 512;
+/// How long the ring buffer is left alone where records come one after the other: the many of many stalls are then taken together,
+/// instead of waking this thread for each.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// When the ring buffer is read: at once where records are seldom.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When it was read last.
+    read: Option<Instant>,
+    /// Until when it is left alone. What is due meanwhile waits for that, too; what comes from elsewhere has it read first.
+    pub(super) pause_until: Option<Instant>,
+}
+
+impl Pace {
+    /// It was read because there was something in it.
+    pub(super) fn has_read(&mut self, now: Instant) {
+        let before = self.read.replace(now);
+        // Twice, for after a pause it is read no sooner than that.
+        let soon = before.is_some_and(|before| now.duration_since(before) < 2 * PAUSE);
+        self.pause_until = soon.then(|| now + PAUSE);
+    }
+}
 
 impl Session<'_> {
     /// Has the programs forget what the correlator has forgotten, once no record waits that may be about it: named anew, a socket
@@ -87,6 +111,28 @@ impl Session<'_> {
                 netns: netns::inode(Path::new(&format!("/proc/{pid}/ns/net"))).ok(),
             };
             self.take(&Observation { at_ns, what });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seldom_records_are_read_at_once_and_many_after_a_pause() {
+        let begun = Instant::now();
+        let mut pace = Pace::default();
+        for (after_ms, pause_ms) in [
+            (0, None),
+            (100, None),
+            (101, Some(103)),
+            (104, Some(106)),
+            (200, None),
+        ] {
+            pace.has_read(begun + Duration::from_millis(after_ms));
+            let until = pause_ms.map(|ms| begun + Duration::from_millis(ms));
+            assert_eq!(pace.pause_until, until, "after {after_ms} ms");
         }
     }
 }

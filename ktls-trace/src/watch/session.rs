@@ -16,6 +16,7 @@ use super::{
     clock,
     hooks::{Calm, Mode, observe_how, stirs},
     poller::{Answer, Poller},
+    ring::Pace,
     service::Manager,
 };
 use crate::{
@@ -280,8 +281,10 @@ impl Session<'_> {
             .map(|duration| Instant::now() + duration);
         let mut housekeeping = Instant::now();
         let mut clock = housekeeping + CLOCK_EVERY;
+        let mut pace = Pace::default();
         while !self.reader_gone {
             let deadline = self.correlator.next_deadline_ns().map(instant_of);
+            let deadline = deadline.map(|due| pace.pause_until.map_or(due, |until| due.max(until)));
             tokio::select! {
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => break,
@@ -293,8 +296,12 @@ impl Session<'_> {
                     self.drain();
                     self.observe(What::Tick);
                 }
-                stir = stirs(&mut self.mode) => match stir {
-                    Stir::Records => self.drain(),
+                () = at(pace.pause_until), if pace.pause_until.is_some() => pace.pause_until = None,
+                stir = stirs(&mut self.mode), if pace.pause_until.is_none() => match stir {
+                    Stir::Records => {
+                        self.drain();
+                        pace.has_read(Instant::now());
+                    }
                     Stir::Armed(armed) => {
                         self.drain();
                         self.armed(armed);

@@ -360,8 +360,8 @@ side by side, and the operations of `tls` are known by their address after the f
 **A thousand stalls at once** are to take less than half a processor. They take {one} % where instructions are counted and the hot hooks come with the stalls; with two
 emulated processors, `full`, and the figure made of time, {two} %. What that is made of was looked at once (`cargo xtask vm --kernel 6.12 --memory 2048`, the same crowd, 10 s of `/proc/PID/task/*/schedstat` and `stat`): of
 55 %, 53 are the thread that reads the ring buffer and correlates, 38 of these in user space and 15 in the kernel, and 2 the one that writes events. Writers were refused some 2800 times a second, each hold leaves two records, and the
-thread woke 350 times a second, for that build left the ring buffer alone for 2 ms where records come one after the other; so did the build of this page's figures. It was taken out again, for a scenario (`late-tls`) failed with it; without
-it the thread takes 61 % there, a thousand stalls take 31 % where instructions are counted, and 44,000 to 47,000 instructions come to a refusal where one socket stalls. The rest is the work on each
+thread wakes 350 times a second, for it leaves the ring buffer alone for 2 ms where records come one after the other; before it did, it took 61 % there and 31 % where instructions are counted, but 44,000 to 47,000 instructions a refusal where one socket
+stalls, for a refusal and what follows at once wake it twice now. The rest is the work on each
 record, and on the answers of `sock_diag`, which is asked about a socket whose episode is proven once a second and not at each hold: some 130 µs of an emulated processor in user space for each refusal, 50 in the kernel. Of that the correlator is the smaller part: a `replay`
 of such a run under callgrind has 6,200 instructions in it for each observation.
 
