@@ -29,9 +29,9 @@ pub(crate) fn deny_present() -> Option<String> {
     first_line(Command::new("cargo-deny").arg("--version"))
 }
 
-/// Builds cargo-deny.
+/// Builds cargo-deny. Optimised, that takes three times as long, and its checks a second less.
 pub(crate) fn deny_install(_place: &Place) -> Result<String> {
-    cargo_install(&["cargo-deny", "--locked"])?;
+    cargo_install(&["cargo-deny", "--locked", "--debug"])?;
     let line = deny_present()
         .context("cargo-deny is installed, but not on the PATH: add cargo's bin directory to it")?;
     Ok(format!("installed {line}"))
