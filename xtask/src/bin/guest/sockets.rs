@@ -1,4 +1,4 @@
-//! Ends every TCP connection (`SOCK_DESTROY`). One whose peer has stopped reading outlives its process by
+//! Ends every TCP connection of the network namespace it runs in (`SOCK_DESTROY`). One whose peer has stopped reading outlives its process by
 //! minutes: it would be seen by the next scenario, and keep the tls module from being removed.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
